@@ -1,0 +1,133 @@
+"""Configuration files: TOML in, a checked model out, or every mistake at once."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from trisense.core.errors import ConfigError, Mistake
+
+__all__ = ["ConfigModel", "check", "key_path", "load_toml", "mistakes_of", "read_secret", "read_toml"]
+
+SECRET_WORDS = ("password", "passwd", "token", "secret", "api_key", "apikey", "private_key")
+
+
+class ConfigModel(BaseModel):
+    """Base of every configuration table: an unknown key is a mistake, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: missing, unreadable, no TOML (with its line), or holding a secret.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(str(path), [Mistake("file", "a TOML file", "no such file")]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [Mistake("file", "a readable TOML file", str(error))]) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), [Mistake("file", "valid TOML", str(error))]) from error
+    return tables
+
+
+def check(path: Path, tables: Mapping[str, Any], model: type[Model]) -> Model:
+    """Turn tables into ``model``.
+
+    Raises:
+        ConfigError: with every mistake, secrets in the file included.
+    """
+    found = list(secrets_in(tables))
+    try:
+        config = model.model_validate(tables)
+    except ValidationError as error:
+        found += mistakes_of(error)
+        raise ConfigError(str(path), _unique(found)) from error
+    if found:
+        raise ConfigError(str(path), found)
+    return config
+
+
+def load_toml(path: Path, model: type[Model]) -> Model:
+    """``read_toml`` and ``check`` in one."""
+    return check(path, read_toml(path), model)
+
+
+def mistakes_of(error: ValidationError, prefix: str = "") -> list[Mistake]:
+    """Say pydantic's complaints in our words: key path, expected, got."""
+    found = []
+    for item in error.errors(include_url=False):
+        where = prefix + key_path(item["loc"], dotted=bool(prefix))
+        kind = item["type"]
+        if kind == "extra_forbidden":
+            mistake = Mistake(where, "a known key", "an unknown one")
+        elif kind == "missing":
+            mistake = Mistake(where, "a value", "nothing")
+        else:
+            text = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            mistake = Mistake(where, text, _shown(item["input"]))
+        found.append(mistake)
+    return found
+
+
+def key_path(location: tuple[int | str, ...], *, dotted: bool = False) -> str:
+    """Write ("device", 2, "line") as ``device[2].line``."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f".{part}" if path or dotted else part
+    return path
+
+
+def secrets_in(tables: Mapping[str, Any], prefix: str = "") -> Iterator[Mistake]:
+    """Name each key that holds a secret itself instead of the file it is in."""
+    for key, value in tables.items():
+        where = f"{prefix}.{key}" if prefix else key
+        if isinstance(value, Mapping):
+            yield from secrets_in(value, where)
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                if isinstance(item, Mapping):
+                    yield from secrets_in(item, f"{where}[{index}]")
+        elif any(word in key.lower() for word in SECRET_WORDS) and not key.endswith(("_file", "_env")):
+            yield Mistake(where, f"no secret in the file: use {key}_file = PATH", "a secret")
+
+
+def read_secret(path: Path) -> str:
+    """The first line of a secret file.
+
+    Raises:
+        ConfigError: it cannot be read, or is empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(str(path), [Mistake("file", "a readable secret", str(error))]) from error
+    if not text:
+        raise ConfigError(str(path), [Mistake("file", "a secret on its first line", "an empty file")])
+    return text.splitlines()[0]
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _unique(mistakes: list[Mistake]) -> list[Mistake]:
+    """Drop what pydantic says of a key that was named as a secret already."""
+    seen: dict[str, Mistake] = {}
+    for mistake in mistakes:
+        seen.setdefault(mistake.where, mistake)
+    return list(seen.values())

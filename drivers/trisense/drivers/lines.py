@@ -1,0 +1,194 @@
+"""Lines: byte streams to devices, by URL, and the buses that share one.
+
+``serial:///dev/serial/by-id/...?baud=9600&format=8N1`` · ``tcp://host:port``
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from trisense.core.errors import LineError
+
+__all__ = ["Bus", "Line", "Lines", "StreamLine", "check_url", "open_line"]
+
+READ_BYTES = 65_536
+FORMAT = re.compile(r"[5-8][NEO][12]")
+
+
+class Line(Protocol):
+    """A byte stream to a device. Every method raises LineError once the line is gone."""
+
+    url: str
+
+    async def read(self) -> bytes:
+        """Wait for at least one byte; give what is there, at most 64 KiB."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send all of ``data``."""
+        ...
+
+    async def flush_input(self) -> None:
+        """Throw away what has come in unread."""
+        ...
+
+    async def close(self) -> None:
+        """Close; safe twice."""
+        ...
+
+
+class LineWriter(Protocol):
+    """What a line needs of an asyncio stream writer; serialx has one of its own."""
+
+    def write(self, data: bytes) -> None: ...
+    async def drain(self) -> None: ...
+    def close(self) -> None: ...
+    async def wait_closed(self) -> None: ...
+
+
+class Bus(Protocol):
+    """What several devices on one line share: its one owner."""
+
+    async def close(self) -> None: ...
+
+
+class StreamLine:
+    """A line over an asyncio stream: TCP, or a UART through serialx."""
+
+    def __init__(self, url: str, reader: asyncio.StreamReader, writer: LineWriter) -> None:
+        self.url = url
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self) -> bytes:
+        try:
+            data = await self._reader.read(READ_BYTES)
+        except OSError as error:
+            raise LineError(self.url, f"connection lost: {error}") from error
+        if not data:
+            raise LineError(self.url, "closed by the other side")
+        return data
+
+    async def write(self, data: bytes) -> None:
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except OSError as error:
+            raise LineError(self.url, f"connection lost: {error}") from error
+
+    async def flush_input(self) -> None:
+        # StreamReader offers no look at its buffer: read what is there until a read would wait.
+        while True:
+            try:
+                async with asyncio.timeout(0):
+                    await self.read()
+            except TimeoutError:
+                return
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+
+def check_url(url: str) -> SplitResult:
+    """Check a line's URL without opening it.
+
+    Raises:
+        ValueError: what is wrong with it, for a config validator to pass on.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "tcp":
+        if not parts.hostname:
+            raise ValueError("tcp://HOST:PORT with a host")
+        if parts.port is None:
+            raise ValueError("tcp://HOST:PORT with a port")
+        if parts.query or parts.path.strip("/"):
+            raise ValueError("tcp://HOST:PORT and nothing behind it")
+    elif parts.scheme == "serial":
+        if not parts.path.startswith("/"):
+            raise ValueError("serial:///dev/... with three slashes")
+        unknown = set(dict(parse_qsl(parts.query))) - {"baud", "format"}
+        if unknown:
+            raise ValueError(f"options baud and format, not {', '.join(sorted(unknown))}")
+        options = dict(parse_qsl(parts.query))
+        if not options.get("baud", "9600").isdigit():
+            raise ValueError(f"a baud rate in bit/s, not {options['baud']!r}")
+        if not FORMAT.fullmatch(options.get("format", "8N1").upper()):
+            raise ValueError("a character format such as 8N1, 8E1 or 7E1")
+    else:
+        raise ValueError("a line: serial:///dev/...?baud=9600 or tcp://host:port")
+    return parts
+
+
+async def open_line(url: str, *, timeout_s: float = 5.0) -> Line:
+    """Open a line; what a UART held from before is thrown away, so no stale value is restamped.
+
+    Raises:
+        LineError: nobody there, no such port, no right to it, or no answer within ``timeout_s``.
+    """
+    parts = check_url(url)
+    try:
+        async with asyncio.timeout(timeout_s):
+            if parts.scheme == "tcp":
+                reader, writer = await asyncio.open_connection(str(parts.hostname), parts.port)
+                return StreamLine(url, reader, writer)
+            return await _open_serial(url, parts)
+    except TimeoutError as error:
+        raise LineError(url, f"no answer within {timeout_s:g} s") from error
+    except OSError as error:
+        raise LineError(url, f"cannot open: {error}") from error
+
+
+async def _open_serial(url: str, parts: SplitResult) -> Line:
+    import serialx  # noqa: PLC0415  # a box with network devices only loads no serial library
+
+    options = dict(parse_qsl(parts.query))
+    size, parity, stop = list(options.get("format", "8N1").upper())
+    reader, writer = await serialx.open_serial_connection(
+        url=parts.path,
+        baudrate=int(options.get("baud", "9600")),
+        byte_size=int(size),
+        parity=serialx.Parity(parity),
+        stopbits=serialx.StopBits(int(stop)),
+        exclusive=True,
+    )
+    line = StreamLine(url, reader, writer)
+    await line.flush_input()
+    return line
+
+
+B = TypeVar("B", bound=Bus)
+
+
+class Lines:
+    """The lines and buses of one box. Give it to each driver's ``connect``."""
+
+    def __init__(self) -> None:
+        self._buses: dict[str, tuple[Bus, int]] = {}
+
+    async def open(self, url: str, *, timeout_s: float = 5.0) -> Line:
+        """Open a line for one device alone."""
+        return await open_line(url, timeout_s=timeout_s)
+
+    def share(self, key: str, make: Callable[[], B]) -> B:
+        """The bus on ``key``, made at the first call; each caller gives it back with ``release``."""
+        bus, users = self._buses.get(key, (None, 0))
+        if bus is None:
+            bus = make()
+        self._buses[key] = (bus, users + 1)
+        return bus  # type: ignore[return-value]  # one key is always one kind of bus
+
+    async def release(self, key: str) -> None:
+        """Give a shared bus back; the last one closes it."""
+        bus, users = self._buses[key]
+        if users > 1:
+            self._buses[key] = (bus, users - 1)
+        else:
+            del self._buses[key]
+            await bus.close()

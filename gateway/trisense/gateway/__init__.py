@@ -1,0 +1,1 @@
+"""The gateway: ingest, stores, ledger, quarantine, API and the operators' page."""
