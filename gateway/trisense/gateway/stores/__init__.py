@@ -1,0 +1,1 @@
+"""Where samples end: one module per kind of store, all behind ``base``."""
