@@ -1,0 +1,361 @@
+"""Simulated devices on real ptys and TCP sockets.
+
+A device is a ``Simulator`` with one coroutine, ``talk``: a conversation with one host over an ``End``.
+The end paces bytes, injects faults, logs the truth and notices a host that leaves. A device says what it
+says whether or not somebody listens: with no host on the line its words are lost, never kept for later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import select
+import time
+import tty
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import ClassVar, Final
+
+from trisense.sims.faults import Faults, Told, Truth
+from trisense.sims.world import World
+
+__all__ = [
+    "End",
+    "Faults",
+    "Hangup",
+    "Simulator",
+    "Told",
+    "Truth",
+    "World",
+    "listening",
+    "plugged",
+    "serve_pty",
+    "serve_tcp",
+]
+
+READ_BYTES: Final = 4096
+INPUT_BYTES: Final = 65_536
+"""A host that sends more than this unread is cut off."""
+FIFO_BYTES: Final = 16
+"""Bytes handed over at once on a pty, as a UART with the usual FIFO does."""
+LOOK_S: Final = 0.05
+"""A pty does not tell when its other side is opened: look this often."""
+
+
+class Hangup(Exception):
+    """The conversation is over: the host left, or the ``hangup`` fault struck."""
+
+
+class Simulator(ABC):
+    """One simulated device. Its state (counters, warm-up, settings) outlives a conversation."""
+
+    kind: ClassVar[str]
+    """Name in ``trisense sim run KIND``."""
+    baud: int = 9600
+    """Pace on a pty, bit/s."""
+    bits_per_char: int = 10
+    """8N1 has 10, 8E1 and 8N2 have 11."""
+
+    def __init__(self, *, world: World, truth: Truth, faults: Faults, seed: int, name: str) -> None:
+        self.world = world
+        self.truth = truth
+        self.faults = faults
+        self.name = name
+        """Device name in the log of the truth."""
+        self.random = random.Random(f"{seed}/{name}")
+        self._stuck: tuple[int, float] | None = None
+
+    @abstractmethod
+    async def talk(self, end: End) -> None:
+        """Hold one conversation; returns or raises ``Hangup`` when it is over."""
+
+    def now_ns(self) -> int:
+        """UTC time whose values to tell: now, or while the ``stuck`` fault lasts when it began."""
+        if self._stuck is not None:
+            began_ns, until = self._stuck
+            if time.monotonic() < until:
+                return began_ns
+            self._stuck = None
+        return time.time_ns()
+
+    @property
+    def stuck(self) -> bool:
+        return self._stuck is not None
+
+    def get_stuck(self) -> None:
+        """From the next frame on repeat the last values for ``stuck_s``; an end calls it."""
+        self._stuck = (time.time_ns(), time.monotonic() + self.faults.stuck_s)
+
+
+class End(ABC):
+    """The device's end of a line while one host is on the other."""
+
+    def __init__(self, sim: Simulator) -> None:
+        self._sim = sim
+        self._silent_until = 0.0
+
+    @abstractmethod
+    async def read(self) -> bytes:
+        """Wait for at least one byte from the host.
+
+        Raises:
+            Hangup: the host left.
+        """
+
+    @abstractmethod
+    async def write(self, data: bytes) -> None:
+        """Hand over bytes as they are, without faults or truth (greetings, noise, a foreign reply).
+
+        Raises:
+            Hangup: the host left.
+        """
+
+    async def send(self, frame: bytes, *told: Told, check: int = -1) -> None:
+        """Send a frame that tells the host ``told``, with the fault that is due, and log the truth.
+
+        ``check`` is the index of a byte of the frame's check, for the ``checksum`` fault.
+
+        Raises:
+            Hangup: the host left, or the fault ``hangup`` struck.
+        """
+        fault = self._fault()
+        sent = await self._send_with(fault, frame, check)
+        if fault is None and self._sim.stuck:
+            fault = "stuck"
+        for row in told:
+            self._sim.truth.write(self._sim.name, row, fault=fault, sent=sent)
+        if fault == "hangup":
+            raise Hangup("fault")
+
+    def _fault(self) -> str | None:
+        if time.monotonic() < self._silent_until:
+            return "silence"
+        fault = self._sim.faults.draw()
+        if fault == "stuck":
+            self._sim.get_stuck()
+            return None
+        if fault == "silence":
+            self._silent_until = time.monotonic() + self._sim.faults.silence_s
+        return fault
+
+    async def _send_with(self, fault: str | None, frame: bytes, check: int) -> bytes:
+        chance = self._sim.faults.random
+        match fault:
+            case "silence" | "hangup":
+                frame = b""
+            case "garbage":
+                frame = chance.randbytes(chance.randint(1, 24)) + frame
+            case "cut":
+                frame = frame[: chance.randint(1, len(frame) - 1)] if len(frame) > 1 else b""
+            case "checksum":
+                damaged = bytearray(frame)
+                damaged[check] ^= 1 << chance.randrange(8)
+                frame = bytes(damaged)
+            case "late":
+                await asyncio.sleep(self._sim.faults.late_s)
+        if frame:
+            await self.write(frame)
+        return frame
+
+
+class PtyEnd(End):
+    """The master side of a pty whose slave a host has open."""
+
+    def __init__(self, sim: Simulator, master: int) -> None:
+        super().__init__(sim)
+        self._master = master
+        self._input = bytearray()
+        self._gone = False
+        self._news = asyncio.Event()
+        self._second_per_byte = sim.bits_per_char / sim.baud
+        asyncio.get_running_loop().add_reader(master, self._receive)
+
+    def _receive(self) -> None:
+        try:
+            data = os.read(self._master, READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:  # EIO: the last host closed the slave
+            data = b""
+        if not data or len(self._input) > INPUT_BYTES:
+            self._gone = True
+            self.detach()
+        self._input += data
+        self._news.set()
+
+    def detach(self) -> None:
+        """Stop looking at the pty, which stays open."""
+        asyncio.get_running_loop().remove_reader(self._master)
+
+    async def read(self) -> bytes:
+        while not self._input:
+            if self._gone:
+                raise Hangup("host left")
+            self._news.clear()
+            await self._news.wait()
+        data = bytes(self._input)
+        self._input.clear()
+        return data
+
+    async def write(self, data: bytes) -> None:
+        for start in range(0, len(data), FIFO_BYTES):
+            piece = data[start : start + FIFO_BYTES]
+            await asyncio.sleep(len(piece) * self._second_per_byte)
+            if self._gone:
+                raise Hangup("host left")
+            # A UART drops what its host does not fetch; it never waits for it.
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._master, piece)
+
+    async def left(self) -> None:
+        """Wait until the host is gone."""
+        while not self._gone:
+            self._news.clear()
+            await self._news.wait()
+
+
+class TcpEnd(End):
+    """One accepted connection; bytes are not paced."""
+
+    def __init__(self, sim: Simulator, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        super().__init__(sim)
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self) -> bytes:
+        try:
+            data = await self._reader.read(READ_BYTES)
+        except OSError as error:
+            raise Hangup(str(error)) from error
+        if not data:
+            raise Hangup("host left")
+        return data
+
+    async def write(self, data: bytes) -> None:
+        if self._writer.is_closing():
+            raise Hangup("host left")
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except OSError as error:
+            raise Hangup(str(error)) from error
+
+
+def _open_pty(link: Path) -> int:
+    """Open a raw pty and point ``link`` at its slave; returns the master."""
+    master, slave = os.openpty()
+    tty.setraw(slave)  # no echo, no CR/LF translation; holds for whoever opens the slave later
+    target = os.ttyname(slave)
+    os.close(slave)
+    os.set_blocking(master, False)
+    fresh = link.with_name(f".{link.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(link)
+    return master
+
+
+async def _host_on(master: int) -> None:
+    """Wait until a host has the slave open."""
+    poller = select.poll()
+    poller.register(master, select.POLLIN)
+    while any(event & select.POLLHUP for _, event in poller.poll(0)):  # noqa: ASYNC110  # there is no event
+        await asyncio.sleep(LOOK_S)
+
+
+async def _converse(sim: Simulator, end: PtyEnd) -> None:
+    """Talk until the conversation ends by either side."""
+    talk = asyncio.create_task(sim.talk(end))
+    left = asyncio.create_task(end.left())
+    try:
+        await asyncio.wait({talk, left}, return_when=asyncio.FIRST_COMPLETED)
+        if talk.done():
+            with contextlib.suppress(Hangup):
+                talk.result()
+    finally:
+        end.detach()
+        for task in (talk, left):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Hangup):
+                await task
+
+
+async def _run_pty(sim: Simulator, link: Path, first: int) -> None:
+    master = first
+    try:
+        while True:
+            await _host_on(master)
+            await _converse(sim, PtyEnd(sim, master))
+            # A new pty for each conversation: nothing unread, no exclusive flag of the old host stays.
+            old, master = master, _open_pty(link)
+            os.close(old)
+    finally:
+        os.close(master)
+        link.unlink(missing_ok=True)  # noqa: ASYNC240  # devpts and tmpfs answer at once
+
+
+@asynccontextmanager
+async def plugged(sim: Simulator, link: Path) -> AsyncIterator[Path]:
+    """The device is plugged in at ``link`` inside the block; gives the link.
+
+    Raises what ``talk`` raised, if it failed, at the end of the block.
+    """
+    task = asyncio.create_task(_run_pty(sim, link, _open_pty(link)))
+    try:
+        yield link
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def serve_pty(sim: Simulator, link: Path) -> None:
+    """Run the device at ``link`` until cancelled; after a hang-up it is there again under the same link."""
+    await _run_pty(sim, link, _open_pty(link))
+
+
+@asynccontextmanager
+async def listening(sim: Simulator, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
+    """The device listens on TCP inside the block; gives the port. Several hosts may talk at once."""
+    failures: list[BaseException] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await sim.talk(TcpEnd(sim, reader, writer))
+        except Hangup:
+            pass
+        except Exception as error:  # noqa: BLE001  # asyncio would only log it: raised at the block's end
+            failures.append(error)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    talks: set[asyncio.Task[None]] = set()
+
+    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(accept(reader, writer))
+        talks.add(task)
+        task.add_done_callback(talks.discard)
+
+    server = await asyncio.start_server(accepted, host, port)
+    try:
+        yield int(server.sockets[0].getsockname()[1])
+    finally:
+        server.close()
+        for task in tuple(talks):
+            task.cancel()
+        await asyncio.gather(*talks, return_exceptions=True)
+        await server.wait_closed()
+    if failures:
+        raise failures[0]
+
+
+async def serve_tcp(sim: Simulator, host: str, port: int) -> None:
+    """Run the device on TCP until cancelled."""
+    async with listening(sim, host, port):
+        await asyncio.Event().wait()
