@@ -2,13 +2,16 @@
 
 from trisense.core.errors import DeviceError, DeviceRefused, DeviceTimeout, FrameError, LineError
 from trisense.core.model import BatchClass, Field, FieldType, Layer, Quality, Stream, Value
-from trisense.drivers.lines import Line, Lines
+from trisense.drivers.framing import Cut, Damage, Decoder, FramedCodec, FramedDriver
+from trisense.drivers.lines import Line, Lines, LineUrl
 from trisense.drivers.sdk import (
     Codec,
     DeviceConfig,
     Driver,
     Frame,
+    GivenCodec,
     Observed,
+    Part,
     PolledDriver,
     StreamingDriver,
 )
@@ -16,6 +19,9 @@ from trisense.drivers.sdk import (
 __all__ = [
     "BatchClass",
     "Codec",
+    "Cut",
+    "Damage",
+    "Decoder",
     "DeviceConfig",
     "DeviceError",
     "DeviceRefused",
@@ -25,11 +31,16 @@ __all__ = [
     "FieldType",
     "Frame",
     "FrameError",
+    "FramedCodec",
+    "FramedDriver",
+    "GivenCodec",
     "Layer",
     "Line",
     "LineError",
+    "LineUrl",
     "Lines",
     "Observed",
+    "Part",
     "PolledDriver",
     "Quality",
     "Stream",

@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
+from pydantic import AfterValidator
 from trisense.core.errors import LineError
 
-__all__ = ["Bus", "Line", "Lines", "StreamLine", "check_url", "open_line"]
+__all__ = ["Bus", "Line", "LineUrl", "Lines", "StreamLine", "check_url", "open_line"]
 
 READ_BYTES = 65_536
 FORMAT = re.compile(r"[5-8][NEO][12]")
@@ -124,6 +125,15 @@ def check_url(url: str) -> SplitResult:
     else:
         raise ValueError("a line: serial:///dev/...?baud=9600 or tcp://host:port")
     return parts
+
+
+def _line_url(url: str) -> str:
+    check_url(url)
+    return url
+
+
+LineUrl = Annotated[str, AfterValidator(_line_url)]
+"""A config field that holds a line's URL."""
 
 
 async def open_line(url: str, *, timeout_s: float = 5.0) -> Line:

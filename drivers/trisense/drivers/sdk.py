@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from pydantic import Field as Constrained
 from trisense.core.config import ConfigModel
@@ -18,7 +18,17 @@ from trisense.core.messages import Position
 from trisense.core.model import BatchClass, Layer, Quality, Stream, Value
 from trisense.drivers.lines import Lines
 
-__all__ = ["Codec", "DeviceConfig", "Driver", "Frame", "Observed", "PolledDriver", "StreamingDriver"]
+__all__ = [
+    "Codec",
+    "DeviceConfig",
+    "Driver",
+    "Frame",
+    "GivenCodec",
+    "Observed",
+    "Part",
+    "PolledDriver",
+    "StreamingDriver",
+]
 
 Frame = dict[str, Any]
 """One decoded frame under the names of its protocol sheet."""
@@ -59,8 +69,22 @@ class Observed:
     """The picture that belongs to this row; its class is then MEDIA."""
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One input of a vector or of ``driver decode``."""
+
+    data: bytes
+    """The bytes that were captured; for a file its content."""
+    name: str = ""
+    """Name of the file they came from, where the protocol needs it (the time of a scene)."""
+
+
 class Codec(Protocol):
-    """A byte protocol without I/O, for ``driver decode``, the vectors and the fuzzers."""
+    """A byte protocol without I/O, for ``driver decode``, the vectors and the fuzzers.
+
+    Bytes of a wire go to ``frames``. A protocol whose one reading needs several inputs (two pictures,
+    two positions) or a question beside them (where to sample) is a ``GivenCodec`` too.
+    """
 
     def frames(self, data: bytes) -> Sequence[Frame]:
         """The good frames in ``data``, in order; damaged ones and noise are skipped."""
@@ -76,6 +100,19 @@ class Codec(Protocol):
 
     def encode(self, expected: Mapping[str, Any]) -> bytes | None:
         """Bytes of a host-to-device frame from the sheet's names, or None where it has no such frame."""
+        ...
+
+
+@runtime_checkable
+class GivenCodec(Codec, Protocol):
+    """A codec that needs more than one run of bytes. Where it is there, vectors go to it alone."""
+
+    def frames_given(self, parts: Sequence[Part], given: Mapping[str, Any]) -> Sequence[Frame]:
+        """The good frames that ``parts`` make together.
+
+        ``given`` holds the question beside them under the sheet's names, such as ``reference`` or the
+        ``lon`` and ``lat`` of ``points``; answers that may stand there too are never looked at.
+        """
         ...
 
 
