@@ -10,17 +10,17 @@ import pytest
 from trisense.core import topics
 from trisense.core.topics import Lane
 
-from .conftest import Authority, Broker
+from .conftest import Broker, certificates
 
 pytestmark = pytest.mark.peer
 
 
 def box(broker: Broker, name: str = "kx-001", **options: object) -> aiomqtt.Client:
-    return _client(broker.boxes_port, broker.tls(broker.boxes, name), **options)
+    return _client(broker.boxes_port, broker.tls(f"boxes/{name}"), **options)
 
 
 def gateway(broker: Broker, client_id: str = "gateway-urgent") -> aiomqtt.Client:
-    tls = broker.tls(broker.gateways, "gateway")
+    tls = broker.tls("gateways/gateway")
     return _client(broker.gateways_port, tls, identifier=client_id)
 
 
@@ -75,26 +75,21 @@ async def test_a_box_cannot_take_the_session_of_another_client(broker: Broker) -
         await first.publish(topics.state("kx-001"), b"x", qos=1)
 
 
-@pytest.mark.parametrize("name", ["kx-revoked", "stranger"])
+@pytest.mark.parametrize("name", ["boxes/kx-revoked", "stranger"])
 async def test_a_revoked_or_foreign_certificate_is_refused(broker: Broker, name: str) -> None:
-    authority = broker.boxes
-    if name == "stranger":
-        folder = broker.boxes.folder.parent / "strangers"
-        authority = Authority(folder) if folder.exists() else Authority.make(folder, "strangers")
-        authority.issue(name)
     with pytest.raises(aiomqtt.MqttError):
-        async with _client(broker.boxes_port, broker.tls(authority, name)) as client:
-            await client.publish(topics.state(name), b"x", qos=1)
+        async with _client(broker.boxes_port, broker.tls(name)) as client:
+            await client.publish("tri/v1/x/state", b"x", qos=1)
 
 
 async def test_a_box_certificate_is_worth_nothing_on_the_gateways_listener(broker: Broker) -> None:
     with pytest.raises(aiomqtt.MqttError):
-        async with _client(broker.gateways_port, broker.tls(broker.boxes, "kx-001")) as client:
+        async with _client(broker.gateways_port, broker.tls("boxes/kx-001")) as client:
             await client.publish(topics.receipt("kx-002"), b"x", qos=1)
 
 
 async def test_no_certificate_no_entry(broker: Broker) -> None:
-    anonymous = ssl.create_default_context(cafile=str(broker.server_ca))
+    anonymous = ssl.create_default_context(cafile=str(broker.folder / "gateways-ca.crt"))
     with pytest.raises(aiomqtt.MqttError):
         async with _client(broker.boxes_port, anonymous) as client:
             await client.publish(topics.state("kx-001"), b"x", qos=1)
@@ -106,3 +101,16 @@ async def test_the_broker_takes_the_largest_bundle(broker: Broker) -> None:
         await ears.subscribe(topic, qos=1)
         await mouth.publish(topic, bytes(256 * 1024), qos=1)
         assert await heard(ears, topic) == [topic]
+
+
+@pytest.mark.parametrize("name", ["+", "#", "KX", "a b", "-a", "a" * 33, "../x"])
+def test_no_certificate_is_issued_for_a_name_that_is_none(broker: Broker, name: str) -> None:
+    result = certificates("box", str(broker.folder), name)
+    assert result.returncode == 2
+    assert "not " + name in result.stderr
+
+
+def test_keys_are_readable_by_their_owner_alone(broker: Broker) -> None:
+    keys = list(broker.folder.rglob("*.key"))
+    assert len(keys) >= 6
+    assert [k for k in keys if k.parent != broker.folder and k.stat().st_mode & 0o077] == []
