@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -69,7 +69,7 @@ class Decoder(ABC):
         """
 
     def feed(self, data: bytes) -> list[Frame | Damage]:
-        """Take bytes as they come; any split of them gives the same answers."""
+        """Take bytes as they come; any split of them gives the same frames."""
         self._rest += data
         return self._cut_all(final=False)
 
@@ -120,7 +120,7 @@ class Decoder(ABC):
 class FramedCodec:
     """Base of a codec whose frames a ``Decoder`` cuts; a subclass adds ``observed`` and ``encode``."""
 
-    decoder: ClassVar[type[Decoder]]
+    decoder: Callable[[], Decoder]
 
     def pieces(self, data: bytes) -> list[Frame | Damage]:
         """Frames and damage of ``data`` in order."""
