@@ -15,10 +15,10 @@ import select
 import time
 import tty
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from trisense.sims.faults import Faults, Told, Truth
 from trisense.sims.world import World
@@ -35,6 +35,7 @@ __all__ = [
     "plugged",
     "serve_pty",
     "serve_tcp",
+    "together",
 ]
 
 READ_BYTES: Final = 4096
@@ -97,6 +98,7 @@ class End(ABC):
     def __init__(self, sim: Simulator) -> None:
         self._sim = sim
         self._silent_until = 0.0
+        self._one_at_a_time = asyncio.Lock()
 
     @abstractmethod
     async def read(self) -> bytes:
@@ -106,13 +108,20 @@ class End(ABC):
             Hangup: the host left.
         """
 
-    @abstractmethod
     async def write(self, data: bytes) -> None:
         """Hand over bytes as they are, without faults or truth (greetings, noise, a foreign reply).
+
+        Two tasks of one device never mix their bytes.
 
         Raises:
             Hangup: the host left.
         """
+        async with self._one_at_a_time:
+            await self._put(data)
+
+    @abstractmethod
+    async def _put(self, data: bytes) -> None:
+        """Hand over bytes at the line's pace."""
 
     async def send(self, frame: bytes, *told: Told, check: int = -1) -> None:
         """Send a frame that tells the host ``told``, with the fault that is due, and log the truth.
@@ -201,7 +210,7 @@ class PtyEnd(End):
         self._input.clear()
         return data
 
-    async def write(self, data: bytes) -> None:
+    async def _put(self, data: bytes) -> None:
         for start in range(0, len(data), FIFO_BYTES):
             piece = data[start : start + FIFO_BYTES]
             await asyncio.sleep(len(piece) * self._second_per_byte)
@@ -235,7 +244,7 @@ class TcpEnd(End):
             raise Hangup("host left")
         return data
 
-    async def write(self, data: bytes) -> None:
+    async def _put(self, data: bytes) -> None:
         if self._writer.is_closing():
             raise Hangup("host left")
         try:
@@ -267,21 +276,26 @@ async def _host_on(master: int) -> None:
         await asyncio.sleep(LOOK_S)
 
 
+async def together(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run the parts of a device side by side until the first one ends; raises what that one raised."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def _converse(sim: Simulator, end: PtyEnd) -> None:
     """Talk until the conversation ends by either side."""
-    talk = asyncio.create_task(sim.talk(end))
-    left = asyncio.create_task(end.left())
     try:
-        await asyncio.wait({talk, left}, return_when=asyncio.FIRST_COMPLETED)
-        if talk.done():
-            with contextlib.suppress(Hangup):
-                talk.result()
+        with contextlib.suppress(Hangup):
+            await together(sim.talk(end), end.left())
     finally:
         end.detach()
-        for task in (talk, left):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Hangup):
-                await task
 
 
 async def _run_pty(sim: Simulator, link: Path, first: int) -> None:
