@@ -1,0 +1,1 @@
+"""The operators' page and what feeds it: static files, a snapshot and a WebSocket of changes."""

@@ -1,0 +1,96 @@
+// The connection to the gateway: a WebSocket of changes on top of a snapshot, mended by itself.
+
+/** @import { AlarmMessage, Delta, Hello, Snapshot } from "./types.js" */
+/** @import { Model } from "./model.js" */
+
+const SILENT_MS = 3_000; // the gateway speaks twice a second
+const GIVE_UP_MS = 10_000; // a connection this silent is dead, whatever the browser thinks
+const RETRY_MIN_MS = 500;
+const RETRY_MAX_MS = 5_000;
+
+export class Link {
+  /**
+   * @param {Model} model
+   * @param {(everything: boolean, keys: import("./types.js").Changes | null) => void} onChange
+   * @param {(silentMs: number, stale: boolean) => void} onPulse  once a second
+   */
+  constructor(model, onChange, onPulse) {
+    this.model = model;
+    this.onChange = onChange;
+    this.onPulse = onPulse;
+    this.heardAt = performance.now();
+    this.retryMs = RETRY_MIN_MS;
+    /** @type {WebSocket | null} */
+    this.socket = null;
+    /** @type {Delta[]} what came while a snapshot was on its way */
+    this.held = [];
+    this.loading = false;
+    this.connect();
+    setInterval(() => this.pulse(), 1_000);
+  }
+
+  connect() {
+    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/v1/live`);
+    this.socket = socket;
+    socket.addEventListener("message", (event) => {
+      if (socket === this.socket) this.hear(JSON.parse(event.data));
+    });
+    socket.addEventListener("close", () => {
+      if (socket !== this.socket) return;
+      this.socket = null;
+      setTimeout(() => this.connect(), this.retryMs * (0.75 + Math.random() / 2));
+      this.retryMs = Math.min(this.retryMs * 2, RETRY_MAX_MS);
+    });
+  }
+
+  /** @param {Hello | Delta | AlarmMessage} message */
+  hear(message) {
+    this.heardAt = performance.now();
+    if ("after" in message) {
+      this.model.setClock(message.now_ms);
+      this.take(message);
+    } else if ("generation" in message) {
+      this.retryMs = RETRY_MIN_MS;
+      this.model.setClock(message.now_ms);
+      if (message.generation !== this.model.generation || message.seq !== this.model.seq) void this.load();
+    } else {
+      this.model.addAlarm(message);
+      this.onChange(false, null);
+    }
+  }
+
+  /** @param {Delta} delta */
+  take(delta) {
+    if (this.loading) {
+      this.held.push(delta);
+    } else if (delta.after > this.model.seq) {
+      void this.load(); // one was dropped on the way
+    } else if (delta.seq > this.model.seq) {
+      this.model.merge(delta);
+      this.onChange(false, delta);
+    }
+  }
+
+  async load() {
+    if (this.loading) return;
+    this.loading = true;
+    this.held = [];
+    const socket = this.socket;
+    try {
+      const answer = await fetch("/api/v1/state", { signal: AbortSignal.timeout(GIVE_UP_MS) });
+      if (!answer.ok) throw new Error(`the gateway answered ${answer.status}`);
+      this.model.replace(/** @type {Snapshot} */ (await answer.json()));
+      this.onChange(true, null);
+    } catch {
+      socket?.close(); // and so begins again
+    }
+    this.loading = false;
+    for (const delta of this.held.splice(0)) this.take(delta);
+  }
+
+  pulse() {
+    const silentMs = performance.now() - this.heardAt;
+    if (silentMs > GIVE_UP_MS && this.socket?.readyState === WebSocket.OPEN) this.socket.close();
+    this.onPulse(silentMs, silentMs > SILENT_MS);
+  }
+}

@@ -1,0 +1,252 @@
+// The page: puts the model, the link to the gateway and the views together.
+
+import "./trusted.js"; // first: Leaflet makes markup from a string as it loads
+import { Cameras } from "./cameras.js";
+import { Chart } from "./chart.js";
+import { byId, make, setText, statusIcon } from "./dom.js";
+import { ageText, clockText, nameLabel, qualityOf, unitLabel, valueText, zonedClockText, decimalsOf } from "./format.js";
+import { Link } from "./link.js";
+import { BoxMap } from "./map.js";
+import { keyOf, Model } from "./model.js";
+import { ValuesTable } from "./values.js";
+
+/** @import { Changes, Choice, Status } from "./types.js" */
+
+const ALARMS_SHOWN = 50;
+
+const model = new Model();
+const fields = {
+  banner: byId("banner", HTMLElement),
+  link: byId("link", HTMLElement),
+  summary: byId("summary", HTMLElement),
+  clock: byId("clock", HTMLElement),
+  alarms: byId("alarms", HTMLDetailsElement),
+  alarmsHead: byId("alarms-head", HTMLElement),
+  alarmsList: byId("alarms-list", HTMLOListElement),
+  boxes: byId("boxes", HTMLUListElement),
+  boxChoice: byId("box-choice", HTMLSelectElement),
+  fieldChoice: byId("field-choice", HTMLSelectElement),
+  windowChoice: byId("window-choice", HTMLSelectElement),
+  filter: byId("filter", HTMLInputElement),
+  now: byId("now", HTMLElement),
+  nowUnit: byId("now-unit", HTMLElement),
+  nowAbout: byId("now-about", HTMLElement),
+};
+const chart = new Chart(byId("chart", HTMLElement), byId("readout", HTMLElement), byId("chart-note", HTMLElement), model);
+const map = new BoxMap(byId("map", HTMLElement), model, chooseBox);
+const cameras = new Cameras(byId("cameras", HTMLUListElement), byId("frame", HTMLDialogElement), model);
+const values = new ValuesTable(byId("values", HTMLTableElement), model, choose);
+
+/** @type {Choice} */
+let choice = { box: "", device: "", measurement: "", field: "" };
+let stale = false;
+
+/** Kept in the address, so that a reload or a link shows the same. */
+function readAddress() {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  const part = (/** @type {string} */ name) => asked.get(name) ?? "";
+  choice = { box: part("box"), device: part("device"), measurement: part("measurement"), field: part("field") };
+  if ([...fields.windowChoice.options].some(({ value }) => value === part("window"))) {
+    fields.windowChoice.value = part("window");
+  }
+}
+
+function writeAddress() {
+  const kept = new URLSearchParams({ ...choice, window: fields.windowChoice.value });
+  history.replaceState(null, "", `#${kept}`);
+}
+
+/** @param {Choice} wanted */
+function choose(wanted) {
+  const otherBox = wanted.box !== values.box;
+  choice = wanted;
+  if (otherBox) {
+    values.show(choice.box);
+    listFields();
+  }
+  fields.boxChoice.value = choice.box;
+  fields.fieldChoice.value = choiceText(choice);
+  values.mark(choice);
+  chart.show(choice.field ? choice : null, Number(fields.windowChoice.value));
+  writeAddress();
+  showBoxes();
+  showNow();
+}
+
+/** @param {string} box */
+function chooseBox(box) {
+  const streams = model.streamsOf(box);
+  const like = (/** @type {import("./types.js").StreamLive} */ stream) =>
+    stream.measurement === choice.measurement && stream.fields[choice.field];
+  // The same reading of the other box where it has one, else its first number.
+  const stream = streams.find(like) ?? streams.find((candidate) => firstNumber(candidate));
+  const field = stream ? (stream.fields[choice.field] ? choice.field : firstNumber(stream)) : "";
+  choose({ box, device: stream?.device ?? "", measurement: stream?.measurement ?? "", field: field ?? "" });
+}
+
+/** @param {import("./types.js").StreamLive} stream */
+function firstNumber(stream) {
+  return Object.keys(stream.fields).find((name) => stream.fields[name]?.type !== "str");
+}
+
+/** @param {Choice} of */
+const choiceText = (of) => JSON.stringify([of.device, of.measurement, of.field]);
+
+/** Makes sure that what is looked at exists. */
+function settle() {
+  const chosen = model.streams.get(keyOf(choice));
+  if (chosen?.fields[choice.field]) choose(choice);
+  else chooseBox(model.boxes.has(choice.box) ? choice.box : (bestBox() ?? ""));
+}
+
+/** The first box that has something to show. */
+function bestBox() {
+  const names = model.boxNames();
+  return names.find((box) => model.streamsOf(box).some((stream) => firstNumber(stream))) ?? names[0];
+}
+
+function listBoxes() {
+  const names = model.boxNames();
+  fields.boxChoice.replaceChildren(...names.map((name) => new Option(name)));
+  fields.boxChoice.value = choice.box;
+  fields.boxes.replaceChildren(
+    ...names.map((name) => {
+      const button = make("button", "box", make("span", "icon"), make("span", "name", name), make("span", "about"));
+      button.type = "button";
+      button.dataset["box"] = name;
+      button.addEventListener("click", () => chooseBox(name));
+      return make("li", "", button);
+    }),
+  );
+}
+
+function listFields() {
+  const groups = model.streamsOf(choice.box).map((stream) => {
+    const group = make("optgroup");
+    group.label = `${stream.device} · ${stream.measurement}`;
+    for (const [field, { type }] of Object.entries(stream.fields)) {
+      const { box, device, measurement } = stream;
+      if (type !== "str") group.append(new Option(nameLabel(field), choiceText({ box, device, measurement, field })));
+    }
+    return group;
+  });
+  fields.fieldChoice.replaceChildren(...groups.filter((group) => group.childElementCount > 0));
+  fields.fieldChoice.value = choiceText(choice);
+}
+
+function showBoxes() {
+  /** @type {Record<Status, number>} */
+  const counts = { online: 0, stale: 0, offline: 0 };
+  for (const button of fields.boxes.querySelectorAll("button")) {
+    const id = button.dataset["box"] ?? "";
+    const box = model.boxes.get(id);
+    if (!box) continue;
+    const status = model.statusOf(box);
+    counts[status]++;
+    button.setAttribute("aria-pressed", String(id === choice.box));
+    const [icon, , about] = button.children;
+    if (button.dataset["status"] !== status) icon?.replaceChildren(statusIcon(status));
+    button.dataset["status"] = status;
+    const age = box.seen_ms === null ? "never heard" : ageText(model.now() - box.seen_ms);
+    if (about) setText(about, [box.site, age].filter(Boolean).join(" · "));
+  }
+  const parts = [`${model.boxes.size} ${model.boxes.size === 1 ? "box" : "boxes"}`];
+  if (counts.offline) parts.push(`${counts.offline} offline`);
+  if (counts.stale) parts.push(`${counts.stale} stale`);
+  if (!counts.offline && !counts.stale && counts.online) parts.push("all online");
+  setText(fields.summary, parts.join(", "));
+  map.update(choice.box);
+}
+
+function showNow() {
+  const stream = model.streams.get(keyOf(choice));
+  const field = stream?.fields[choice.field];
+  if (!stream || !field) {
+    setText(fields.now, "–");
+    setText(fields.nowUnit, "");
+    setText(fields.nowAbout, "");
+    return;
+  }
+  const decimals = typeof field.value === "number" ? Math.max(decimalsOf(field.value, choice.field), chart.decimals) : 0;
+  const age = field.time_ms === null ? "never" : `${ageText(model.now() - field.time_ms)} ago`;
+  setText(fields.now, valueText(field.value, decimals));
+  setText(fields.nowUnit, unitLabel(field.unit));
+  setText(fields.nowAbout, `${qualityOf(field).label}, ${age}`);
+}
+
+function showAlarms() {
+  const newest = model.alarms.at(-1);
+  fields.alarms.hidden = !newest;
+  if (!newest) return;
+  const many = model.alarms.length === 1 ? "1 alarm" : `${model.alarms.length} alarms`;
+  setText(fields.alarmsHead, `${many}, latest ${clockText(newest.time_ms)}: ${newest.box} ${newest.kind}`);
+  fields.alarmsList.replaceChildren(
+    ...model.alarms
+      .slice(-ALARMS_SHOWN)
+      .reverse()
+      .map((alarm) => {
+        const about = Object.entries(alarm.values)
+          .filter(([, value]) => value !== null && value !== "")
+          .map(([name, value]) => `${name} ${value}`);
+        const words = [alarm.box, alarm.device, alarm.kind].filter(Boolean).join(" ");
+        return make("li", "", make("time", "", new Date(alarm.time_ms).toLocaleString()), ` ${words} `, make("span", "about", about.join(", ")));
+      }),
+  );
+}
+
+/** @param {boolean} everything @param {Changes | null} changes */
+function onChange(everything, changes) {
+  if (everything) {
+    listBoxes();
+    cameras.clear();
+    values.box = "";
+    settle();
+  } else if (changes) {
+    if (Object.keys(changes.boxes).some((box) => ![...fields.boxChoice.options].some(({ value }) => value === box))) {
+      listBoxes();
+    }
+    const fresh = changes.streams.some((stream) => stream.box === choice.box && !values.groups.has(keyOf(stream)));
+    values.update(changes.streams);
+    if (fresh) listFields();
+    if (!choice.field) settle();
+    const key = keyOf(choice);
+    for (const stream of changes.streams) if (keyOf(stream) === key) chart.take(stream);
+    showBoxes();
+    showNow();
+  }
+  cameras.update();
+  showAlarms();
+}
+
+/** @param {number} silentMs @param {boolean} isStale */
+function onPulse(silentMs, isStale) {
+  const known = model.seq >= 0;
+  if (isStale !== stale) {
+    stale = isStale;
+    document.body.classList.toggle("stale", stale);
+    fields.banner.hidden = !stale;
+    if (!stale && known) void chart.backfill(); // what was missed meanwhile
+  }
+  setText(fields.link, stale ? "▲ stale" : known ? "● live" : "connecting");
+  if (stale) {
+    const last = known ? ` Below is what was known at ${clockText(model.now() - silentMs)}.` : "";
+    setText(fields.banner, `Nothing heard from the gateway for ${ageText(silentMs)}.${last} Trying again.`);
+  } else if (known) {
+    setText(fields.clock, zonedClockText(model.now()));
+  }
+  if (document.hidden || !known) return;
+  values.tick();
+  cameras.tick();
+  showBoxes();
+  showNow();
+}
+
+fields.boxChoice.addEventListener("change", () => chooseBox(fields.boxChoice.value));
+fields.fieldChoice.addEventListener("change", () => {
+  const [device, measurement, field] = JSON.parse(fields.fieldChoice.value);
+  choose({ box: choice.box, device, measurement, field });
+});
+fields.windowChoice.addEventListener("change", () => choose(choice));
+fields.filter.addEventListener("input", () => values.setFilter(fields.filter.value));
+readAddress();
+new Link(model, onChange, onPulse);

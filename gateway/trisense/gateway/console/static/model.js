@@ -1,0 +1,84 @@
+// What the page knows: a copy of the gateway's live state, and the gateway's clock.
+
+/** @import { Alarm, BoxLive, Changes, Snapshot, Status, StreamLive } from "./types.js" */
+
+const ALARMS_KEPT = 200;
+const BOX_QUIET_MS = 15_000;
+const STREAM_QUIET_MS = 15_000;
+const STREAM_QUIET_STEPS = 5;
+
+/** @param {{box: string, device: string, measurement: string}} stream */
+export const keyOf = (stream) => `${stream.box}/${stream.device}/${stream.measurement}`;
+
+export class Model {
+  constructor() {
+    this.generation = "";
+    this.seq = -1;
+    /** @type {Map<string, BoxLive>} */
+    this.boxes = new Map();
+    /** @type {Map<string, StreamLive>} by keyOf */
+    this.streams = new Map();
+    /** @type {Alarm[]} newest last */
+    this.alarms = [];
+    this.clockOffsetMs = 0;
+  }
+
+  /** Milliseconds since 1970 by the gateway's clock: a browser's own may be wrong. */
+  now() {
+    return performance.now() + this.clockOffsetMs;
+  }
+
+  /** @param {number} nowMs  what the gateway's clock said in a message that has just come */
+  setClock(nowMs) {
+    this.clockOffsetMs = nowMs - performance.now();
+  }
+
+  /** @param {Snapshot} snapshot */
+  replace(snapshot) {
+    this.generation = snapshot.generation;
+    this.boxes.clear();
+    this.streams.clear();
+    this.alarms = snapshot.alarms.slice(-ALARMS_KEPT);
+    this.merge(snapshot);
+  }
+
+  /** @param {Changes} changes */
+  merge(changes) {
+    this.seq = changes.seq;
+    for (const [id, box] of Object.entries(changes.boxes)) this.boxes.set(id, box);
+    for (const stream of changes.streams) this.streams.set(keyOf(stream), stream);
+  }
+
+  /** @param {Alarm} alarm */
+  addAlarm(alarm) {
+    if (alarm.seq <= (this.alarms.at(-1)?.seq ?? -1)) return;
+    this.alarms.push(alarm);
+    if (this.alarms.length > ALARMS_KEPT) this.alarms.shift();
+  }
+
+  boxNames() {
+    return [...this.boxes.keys()].sort();
+  }
+
+  /** @param {string} box @returns {StreamLive[]} by device and measurement */
+  streamsOf(box) {
+    return [...this.streams.values()]
+      .filter((stream) => stream.box === box)
+      .sort((a, b) => (keyOf(a) < keyOf(b) ? -1 : 1));
+  }
+
+  /** @param {BoxLive} box @returns {Status} */
+  statusOf(box) {
+    if (box.online === false) return "offline";
+    return box.seen_ms === null || this.now() - box.seen_ms > BOX_QUIET_MS ? "stale" : "online";
+  }
+
+  /**
+   * Whether a time is older than its stream's own pace explains.
+   * @param {StreamLive} stream @param {number | null} timeMs
+   */
+  isOld(stream, timeMs) {
+    if (timeMs === null || !stream.step_ms) return false;
+    return this.now() - timeMs > Math.max(STREAM_QUIET_MS, STREAM_QUIET_STEPS * stream.step_ms);
+  }
+}
