@@ -1,0 +1,167 @@
+"""The Modbus driver: a polled device described by a profile, on a bus that it may share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, ClassVar, Final, Self
+
+from pydantic import AfterValidator, Field, model_validator
+from trisense.core.errors import ConfigError, DeviceRefused, LineError, Mistake
+from trisense.core.model import Stream, Value
+from trisense.drivers.lines import Lines, check_url
+from trisense.drivers.modbus.bus import BusSettings, ModbusBus, Party
+from trisense.drivers.modbus.codec import ProfileCodecs
+from trisense.drivers.modbus.framing import Framing
+from trisense.drivers.modbus.pdu import READ_BITS, ask, bits_of, registers_of
+from trisense.drivers.modbus.profile import Profile, builtin, load_profile, names, quality_of
+from trisense.drivers.sdk import DeviceConfig, Observed, PolledDriver
+
+__all__ = ["Config", "Modbus"]
+
+PREFIX: Final = "modbus"
+
+
+def _line(url: str) -> str:
+    check_url(url)
+    return url
+
+
+class Config(DeviceConfig):
+    """One Modbus device. ``timeout_s`` is the profile's unless it is set here; it counts until the
+    answer begins, the time that bytes take on a serial line comes on top.
+    """
+
+    line: Annotated[str, AfterValidator(_line)]
+    """The bus: ``serial:///dev/...?baud=9600&format=8N1`` or ``tcp://HOST:PORT``."""
+    framing: Framing
+    """``rtu`` on a serial line or through a converter that passes raw frames over TCP, ``ascii``, or
+    ``tcp`` (MBAP headers). Never guessed; all devices on one line have the same."""
+    unit: Annotated[int, Field(ge=0, le=255)] | None = None
+    """Unit address; left out: the one that the profile names."""
+    profile_file: Path | None = None
+    """Profile of your own, with ``driver = "modbus"``."""
+    options: Mapping[str, str] = {}
+    """Variants of the device, where its profile has some."""
+    echo: bool = False
+    """The adapter hears itself, so each request comes back before its answer."""
+    ignore_unit_id: bool = False
+    """With ``framing = "tcp"``: take answers in the name of another unit, as some gateways give them."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.framing == "tcp" and not self.line.startswith("tcp:"):
+            raise ValueError('framing "rtu" or "ascii" on a serial line, not "tcp"')
+        if self.framing == "tcp" and self.echo:
+            raise ValueError('no echo with framing "tcp"')
+        if self.framing != "tcp" and self.ignore_unit_id:
+            raise ValueError('ignore_unit_id with framing "tcp" only: elsewhere the unit is all there is')
+        if self.framing != "tcp" and self.unit == 0:
+            raise ValueError("unit 1 to 255: nobody answers to 0, the broadcast address")
+        wrong = _wrong_options(self.profile.options, self.options)
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    @property
+    def profile(self) -> Profile:
+        """The profile of ``driver`` or ``profile_file``.
+
+        Raises:
+            ValueError: there is none, or it has mistakes.
+        """
+        _, _, name = self.driver.partition(":")
+        if bool(name) == (self.profile_file is not None):
+            raise ValueError('driver = "modbus:NAME", or driver = "modbus" with profile_file = PATH')
+        if self.profile_file is not None:
+            return _own_profile(self.profile_file)
+        try:
+            return builtin(name)
+        except KeyError:
+            raise ValueError(f"a Modbus profile ({', '.join(names())}), not {name!r}") from None
+
+
+def _own_profile(path: Path) -> Profile:
+    try:
+        return load_profile(path)
+    except ConfigError as error:
+        raise ValueError(str(error).replace("\n", "; ")) from error
+
+
+def _wrong_options(known: Mapping[str, tuple[str, ...]], chosen: Mapping[str, str]) -> list[str]:
+    wrong = [f"no option {option!r} in this profile" for option in chosen if option not in known]
+    for option, values in known.items():
+        if chosen.get(option) not in values:
+            got = repr(chosen[option]) if option in chosen else "nothing"
+            wrong.append(f"options.{option} one of {', '.join(values)}, not {got}")
+    return wrong
+
+
+class Modbus(PolledDriver[Config]):
+    """Reads the blocks of one profile from one unit; each read gives one row."""
+
+    name = PREFIX
+    family = "environment"
+    summary = "Modbus RTU, ASCII and TCP devices, each described by a TOML profile (modbus:NAME)."
+    config_model = Config
+    codecs: ClassVar[ProfileCodecs] = ProfileCodecs()
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        try:
+            self._profile = config.profile
+        except ValueError as error:
+            raise ConfigError(config.name, [Mistake("driver", str(error), config.driver)]) from error
+        table = self._profile.device
+        self._unit = table.unit if config.unit is None else config.unit
+        self._requests = self._profile.requests(config.options)
+        self._settings = BusSettings(config.line, config.framing, config.echo)
+        self._party = Party(
+            device=config.name,
+            timeout_s=config.timeout_s if "timeout_s" in config.model_fields_set else table.timeout_s,
+            gap_s=table.min_gap_ms / 1000,
+            ignore_unit_id=config.ignore_unit_id,
+        )
+        self._lines: Lines | None = None
+        self._bus: ModbusBus | None = None
+
+    def streams(self) -> tuple[Stream, ...]:
+        return (
+            self._profile.stream(self.config.name, site=self.config.site or "", options=self.config.options),
+        )
+
+    async def connect(self, lines: Lines) -> None:
+        bus = lines.share(self.config.line, lambda: ModbusBus(self._settings))
+        self._lines, self._bus = lines, bus
+        if bus.settings != self._settings:
+            raise LineError(self.config.line, f"another device uses it with {bus.settings}")
+        await bus.connect(lines)
+
+    async def close(self) -> None:
+        lines, self._lines, self._bus = self._lines, None, None
+        if lines is not None:
+            await lines.release(self.config.line)
+
+    async def read(self) -> Sequence[Observed]:
+        if self._bus is None:
+            raise LineError(self.config.line, "is not open")
+        values: dict[str, Value] = {}
+        refusals: list[DeviceRefused] = []
+        for request in self._requests:
+            question = ask(self._unit, request.function, request.address, request.count)
+            try:
+                answer = await self._bus.ask(question, self._party)
+            except DeviceRefused as error:
+                # A model without one of the sensors refuses that block and has good values in others.
+                refusals.append(error)
+                continue
+            values |= request.values(
+                bits_of(answer) if request.function in READ_BITS else registers_of(answer)
+            )
+        if refusals and not values:
+            raise refusals[0]
+        return [Observed(self._profile.device.measurement, values, quality_of(values))]
+
+    def troubles(self) -> Mapping[str, int]:
+        """Good answers and each kind of trouble with this unit since the line's bus was made."""
+        return {} if self._bus is None else self._bus.counters(self._unit)

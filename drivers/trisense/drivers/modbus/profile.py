@@ -1,0 +1,334 @@
+"""A Modbus device as data: the TOML profile, and what its registers mean (design.md section 5).
+
+Addresses are wire addresses: the number that goes over the line. Documents that write 30001 or 40001, or
+count from 1, are converted by whoever writes the profile (environment.md A1, "Address notation").
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from functools import cache, cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+from trisense.core.config import ConfigModel, load_toml
+from trisense.core.model import NAME, FieldType, Layer, Quality, Stream, Value
+from trisense.core.model import Field as StreamField
+from trisense.core.vocabulary import PROPERTIES
+from trisense.drivers.modbus.pdu import READ_BITS
+
+__all__ = ["DeviceTable", "FieldTable", "Profile", "ReadTable", "Request", "load_profile", "profiles"]
+
+FOLDER: Final = Path(__file__).with_name("profiles")
+
+RegisterType = Literal["u16", "s16", "u32", "s32", "u64", "s64", "f32", "f64", "bits"]
+WordOrder = Literal["ABCD", "CDAB", "BADC", "DCBA"]
+Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+Address = Annotated[int, Field(ge=0, le=0xFFFF)]
+
+WIDTH: Final = {"u16": 1, "s16": 1, "bits": 1, "u32": 2, "s32": 2, "f32": 2, "u64": 4, "s64": 4, "f64": 4}
+"""Registers that each type takes."""
+
+
+def _listed(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+class DeviceTable(ConfigModel):
+    """``[device]``."""
+
+    name: Name
+    """Name of the profile, after ``modbus:``; the file is called the same."""
+    vendor: str
+    """Maker and model, for people."""
+    measurement: Name
+    """Kind of stream, such as ``weather`` or ``soil``: devices of one kind share a table in the store."""
+    sheet: str = ""
+    """Device name in the vectors of the protocol sheet, where it has one."""
+    unit: Annotated[int, Field(ge=1, le=255)] = 1
+    """Unit address that the device is delivered with."""
+    max_registers: Annotated[int, Field(ge=1, le=125)] = 32
+    """Most registers that it gives in one answer; the standard allows 125, many devices less."""
+    min_gap_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    """Pause it needs before a request, where that is longer than T3.5."""
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = 0.5
+    """Longest wait until its answer begins."""
+
+
+class ReadTable(ConfigModel):
+    """``[[read]]``: a block of registers (or bits) that may be asked for together."""
+
+    function: Literal[1, 2, 3, 4]
+    address: Address
+    count: Annotated[int, Field(ge=1, le=2000)]
+    forbidden: tuple[Address, ...] = ()
+    """Addresses inside the block that no request may touch."""
+
+    @property
+    def end(self) -> int:
+        """First address behind the block."""
+        return self.address + self.count
+
+    def covers(self, address: int, width: int) -> bool:
+        """Whether the block allows to read ``width`` registers from ``address``."""
+        inside = self.address <= address and address + width <= self.end
+        return inside and not any(address <= bad < address + width for bad in self.forbidden)
+
+
+class FieldTable(ConfigModel):
+    """``[[field]]``: one quantity. Its value is ``raw * scale + offset``, exact in decimal."""
+
+    name: Name
+    unit: str | None = None
+    """UCUM code; may be left out where the vocabulary knows the name."""
+    address: Address
+    type: RegisterType
+    word_order: WordOrder = "ABCD"
+    """How the bytes of 0x0A0B0C0D lie in the registers; ``ABCD`` is high word first."""
+    scale: Annotated[Decimal, Field(allow_inf_nan=False)] = Decimal(1)
+    offset: Annotated[Decimal, Field(allow_inf_nan=False)] = Decimal(0)
+    sentinel: Annotated[tuple[int, ...], BeforeValidator(_listed)] = ()
+    """Raw values that mean "no value", as the sheet writes them: signed or as the bit pattern."""
+    valid: tuple[float, float] | None = None
+    """Lowest and highest possible value; ``inf`` leaves a side open."""
+    resolution: Annotated[float, Field(gt=0)] | None = None
+    """Step of the hardware. Floats are rounded to it; an integer's step is its scale anyway."""
+    options: Mapping[str, str] = {}
+    """The field exists only on devices configured with these options."""
+
+    @property
+    def width(self) -> int:
+        """Registers that it takes."""
+        return WIDTH[self.type]
+
+    @property
+    def end(self) -> int:
+        return self.address + self.width
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        known = PROPERTIES.get(self.name)
+        if self.unit is None and known is None:
+            raise ValueError(f"a unit: {self.name} is not in the vocabulary")
+        if self.unit is not None and known is not None and self.unit != known.unit:
+            raise ValueError(f"the vocabulary's unit {known.unit} for {self.name}, not {self.unit}")
+        whole = self.scale == int(self.scale) and self.offset == int(self.offset) and self.type[0] != "f"
+        if known is not None and known.type is FieldType.INT and not whole:
+            raise ValueError(f"whole numbers for {self.name}")
+        if self.type == "bits" and (self.scale != 1 or self.offset != 0):
+            raise ValueError("no scale nor offset for bits")
+        if self.width == 1 and self.word_order in ("CDAB", "DCBA"):
+            raise ValueError("word_order ABCD or BADC for one register")
+        if self.valid is not None and not self.valid[0] <= self.valid[1]:
+            raise ValueError("valid = [lowest, highest]")
+        return self
+
+    @cached_property
+    def stream_field(self) -> StreamField:
+        """The column that it fills."""
+        known = PROPERTIES.get(self.name)
+        whole = self._ratio[2] == 1 and self.type not in ("f32", "f64")
+        type_ = known.type if known else FieldType.INT if whole else FieldType.FLOAT
+        resolution = self.resolution
+        if resolution is None and self.type not in ("f32", "f64", "bits"):
+            resolution = float(self.scale)
+        valid = None
+        if self.valid is not None:
+            low, high = (None if math.isinf(limit) else limit for limit in self.valid)
+            valid = (low, high)
+        return StreamField(self.name, self.unit or (known.unit if known else "1"), type_, resolution, valid)
+
+    @cached_property
+    def _ratio(self) -> tuple[int, int, int]:
+        """(a, b, c) with value = (raw * a + b) / c, so that one rounding at the end is all there is."""
+        scale, offset = Fraction(self.scale), Fraction(self.offset)
+        below = math.lcm(scale.denominator, offset.denominator)
+        return int(scale * below), int(offset * below), below
+
+    def value(self, registers: Sequence[int]) -> Value:
+        """What the registers of this field say: a number, or None for a sentinel, NaN or infinity."""
+        data = _in_order(registers, self.word_order)
+        if self.type in ("f32", "f64"):
+            return self._float_value(data)
+        raw = int.from_bytes(data, "big", signed=self.type.startswith("s"))
+        if raw in self.sentinel or int.from_bytes(data, "big") in self.sentinel:
+            return None
+        a, b, c = self._ratio
+        number = raw * a + b
+        if self.stream_field.type is FieldType.INT:
+            return number // c
+        return number / c
+
+    def _float_value(self, data: bytes) -> Value:
+        raw: float = struct.unpack(">f" if self.type == "f32" else ">d", data)[0]
+        if not math.isfinite(raw) or raw in self.sentinel:
+            return None
+        # The shortest decimal that this float stands for: 230.2, not 230.1999969482422.
+        exact = Fraction(_shortest_f32(raw) if self.type == "f32" else repr(raw))
+        exact = exact * Fraction(self.scale) + Fraction(self.offset)
+        if self.resolution is not None:
+            step = Fraction(str(self.resolution))
+            exact = round(exact / step) * step
+        number = exact.numerator / exact.denominator
+        return number if math.isfinite(number) else None
+
+
+class Request:
+    """One request that a profile makes, and the fields that its answer holds."""
+
+    __slots__ = ("address", "count", "fields", "function")
+
+    def __init__(self, function: int, address: int, count: int, fields: tuple[FieldTable, ...]) -> None:
+        self.function = function
+        self.address = address
+        self.count = count
+        self.fields = fields
+
+    def values(self, data: Sequence[int]) -> dict[str, Value]:
+        """Values by field name; ``data`` is the answer's registers, or its bits as 0 and 1."""
+        if self.function in READ_BITS:
+            return {field.name: int(data[field.address - self.address]) for field in self.fields}
+        return {
+            field.name: field.value(data[field.address - self.address : field.end - self.address])
+            for field in self.fields
+        }
+
+
+class Profile(ConfigModel):
+    """A Modbus device: its table, the blocks to read and the fields in them."""
+
+    device: DeviceTable
+    read: Annotated[tuple[ReadTable, ...], Field(min_length=1)]
+    field: Annotated[tuple[FieldTable, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        wrong = [text for index, field in enumerate(self.field) for text in self._wrong_with(index, field)]
+        wrong += self._twice()
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    def _wrong_with(self, index: int, field: FieldTable) -> list[str]:
+        homes = [block for block in self.read if block.covers(field.address, field.width)]
+        where = f"field[{index}] {field.name}"
+        if not homes:
+            return [f"{where} inside a read block and off its forbidden addresses"]
+        if len(homes) > 1:
+            return [f"{where} in one read block, not in {len(homes)}"]
+        if homes[0].function in READ_BITS and field.type != "bits":
+            return [f"{where} of type bits, as function {homes[0].function} reads bits"]
+        if homes[0].function not in READ_BITS and field.width > self.device.max_registers:
+            return [f"{where} no wider than max_registers"]
+        return []
+
+    def _twice(self) -> list[str]:
+        """Fields of one name must exclude each other by an option."""
+        return [
+            f"field[{index}] {field.name} once, or with options that exclude the other"
+            for index, field in enumerate(self.field)
+            for other in self.field[:index]
+            if other.name == field.name and not _exclude(other.options, field.options)
+        ]
+
+    @cached_property
+    def options(self) -> Mapping[str, tuple[str, ...]]:
+        """Options that a device of this profile must choose, each with its values in the file's order."""
+        found: dict[str, dict[str, None]] = {}
+        for field in self.field:
+            for option, value in field.options.items():
+                found.setdefault(option, {})[value] = None
+        return {option: tuple(values) for option, values in found.items()}
+
+    def fields(self, options: Mapping[str, str]) -> tuple[FieldTable, ...]:
+        """The fields of a device with these options, in the file's order."""
+        return tuple(
+            field for field in self.field if all(options.get(k) == v for k, v in field.options.items())
+        )
+
+    def requests(self, options: Mapping[str, str]) -> tuple[Request, ...]:
+        """What to ask for, in the file's order: each block as a whole where the device allows it."""
+        chosen = self.fields(options)
+        return tuple(request for block in self.read for request in self._requests_of(block, chosen))
+
+    def _requests_of(self, block: ReadTable, chosen: Sequence[FieldTable]) -> list[Request]:
+        fields = sorted((f for f in chosen if block.covers(f.address, f.width)), key=lambda f: f.address)
+        limit = 2000 if block.function in READ_BITS else self.device.max_registers
+        if fields and block.count <= limit and not block.forbidden:
+            return [Request(block.function, block.address, block.count, tuple(fields))]
+        groups: list[list[FieldTable]] = []
+        for field in fields:
+            start = groups[-1][0].address if groups else 0
+            length = max([field.end, *(f.end for f in groups[-1])]) - start if groups else 0
+            if groups and length <= limit and block.covers(start, length):
+                groups[-1].append(field)
+            else:
+                groups.append([field])
+        return [
+            Request(block.function, g[0].address, max(f.end for f in g) - g[0].address, tuple(g))
+            for g in groups
+        ]
+
+    def stream(self, device: str, *, site: str, options: Mapping[str, str]) -> Stream:
+        """The stream that a device of this profile produces."""
+        columns = tuple(field.stream_field for field in self.fields(options))
+        return Stream(device, self.device.measurement, Layer.GROUND, columns, site)
+
+
+def quality_of(values: Mapping[str, Value]) -> dict[str, Quality]:
+    """MISSING for each null: the device itself said that there is no value."""
+    return {name: Quality.MISSING for name, value in values.items() if value is None}
+
+
+def load_profile(path: Path) -> Profile:
+    """Read a profile.
+
+    Raises:
+        ConfigError: with every mistake in it.
+    """
+    return load_toml(path, Profile)
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Names of the profiles that come with the driver; none is read."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+
+
+@cache
+def builtin(name: str) -> Profile:
+    """The profile that comes with the driver under this name; KeyError where there is none."""
+    if name not in names():
+        raise KeyError(name)
+    return load_profile(FOLDER / f"{name}.toml")
+
+
+def profiles() -> Mapping[str, Profile]:
+    """Every profile that comes with the driver, by name."""
+    return MappingProxyType({name: builtin(name) for name in names()})
+
+
+def _exclude(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    return any(option in other and other[option] != value for option, value in one.items())
+
+
+def _in_order(registers: Sequence[int], order: WordOrder) -> bytes:
+    if order in ("CDAB", "DCBA"):
+        registers = registers[::-1]
+    byte_order: Literal["big", "little"] = "little" if order in ("BADC", "DCBA") else "big"
+    return b"".join(register.to_bytes(2, byte_order) for register in registers)
+
+
+def _shortest_f32(value: float) -> str:
+    """The shortest decimal that rounds to this 32-bit float."""
+    for digits in range(6, 9):
+        text = f"{value:.{digits}g}"
+        if struct.unpack(">f", struct.pack(">f", float(text)))[0] == value:
+            return text
+    return f"{value:.9g}"
