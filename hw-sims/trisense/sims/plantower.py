@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from trisense.sims.base import End, Simulator, Told, together
 
-__all__ = ["Pms"]
+__all__ = ["Plantower"]
 
 PAYLOAD_WORDS: Final = {"pmsx003": 13, "pms5003t": 13, "pms3003": 9}
 FAN_START_S: Final = 8.0
@@ -25,7 +25,7 @@ SHARES: Final = (1.0, 0.29, 0.052, 0.0047, 0.0012, 0.0004)
 """How many of them are larger than each size."""
 
 
-class Pms(Simulator):
+class Plantower(Simulator):
     """PMSx003, PMS5003T or PMS3003 at 9600 8N1; ``period_s=0`` keeps the sensor's own pace."""
 
     kind = "plantower"
