@@ -123,10 +123,11 @@ class End(ABC):
     async def _put(self, data: bytes) -> None:
         """Hand over bytes at the line's pace."""
 
-    async def send(self, frame: bytes, *told: Told, check: int = -1) -> None:
+    async def send(self, frame: bytes, *told: Told, check: int = -1, device: str = "") -> None:
         """Send a frame that tells the host ``told``, with the fault that is due, and log the truth.
 
-        ``check`` is the index of a byte of the frame's check, for the ``checksum`` fault.
+        ``check`` is the index of a byte of the frame's check, for the ``checksum`` fault. ``device`` is who
+        says it, where several devices share the line.
 
         Raises:
             Hangup: the host left, or the fault ``hangup`` struck.
@@ -136,7 +137,7 @@ class End(ABC):
         if fault is None and self._sim.stuck:
             fault = "stuck"
         for row in told:
-            self._sim.truth.write(self._sim.name, row, fault=fault, sent=sent)
+            self._sim.truth.write(device or self._sim.name, row, fault=fault, sent=sent)
         if fault == "hangup":
             raise Hangup("fault")
 
