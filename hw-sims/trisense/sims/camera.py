@@ -13,12 +13,13 @@ import io
 import random
 import re
 import time
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
-from trisense.sims.base import End, Faults, Hangup, Simulator, Told, Truth, World, serve_tcp
+from trisense.sims.base import End, Faults, Hangup, Simulator, Told, Truth, World, listening, serve_tcp
 
 __all__ = ["SnapshotCamera", "View", "digest_response"]
 
@@ -92,6 +93,10 @@ class SnapshotCamera(Simulator):
     async def run(self, host: str, port: int) -> None:
         """Serve until cancelled."""
         await serve_tcp(self, host, port)
+
+    def serving(self) -> AbstractAsyncContextManager[int]:
+        """Serve on a free loopback port inside the block; gives the port."""
+        return listening(self)
 
     async def talk(self, end: End) -> None:
         unread = b""
