@@ -1,0 +1,146 @@
+"""``trisense audit``: account for every sample of every box."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+from trisense.core.cli import cannot
+from trisense.core.errors import StoreUnavailable
+from trisense.gateway import accounts
+from trisense.gateway.accounts import Account, Facts, Waiting
+from trisense.gateway.config import load
+from trisense.gateway.stores import make_store
+from trisense.gateway.stores.base import DeepCount, NotSupported
+
+__all__ = ["app"]
+
+app = typer.Typer()
+TIMEOUT_S = 120.0
+
+
+@app.command()
+def audit(
+    url: Annotated[str | None, typer.Option(help="The running gateway.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The gateway's TOML file: open its files; it must not be running.")
+    ] = None,
+    spool: Annotated[list[Path] | None, typer.Option(help="Spool file of a local box; may repeat.")] = None,
+    deep: Annotated[bool, typer.Option(help="Count the rows in the store, check pictures.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
+) -> None:
+    """Account for every sample of every box: stored, refused, declared lost, or still in its spool.
+
+    Exit codes: 0 every box balances, 1 some box does not, 2 cannot say.
+    """
+    if url is not None and config is not None:
+        cannot("--url or --config, not both")
+    facts, counted = _from_files(config, deep) if config else _ask(url or "http://127.0.0.1:8080", deep)
+    waiting: dict[str, Waiting] | None = None
+    for path in spool or ():
+        waiting = (waiting or {}) | accounts.read_spool(path)
+    found = [accounts.balance(f, waiting) for f in facts]
+    wrong = _deep_faults(facts, counted) if deep else {}
+    if as_json:
+        typer.echo(json.dumps(_as_json(found, counted, wrong), indent=1))
+    else:
+        _print(found, wrong)
+    sys.exit(0 if all(a.balanced for a in found) and not wrong else 1)
+
+
+def _ask(url: str, deep: bool) -> tuple[list[Facts], dict[str, DeepCount]]:
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/api/v1/audit", params={"deep": int(deep)}, timeout=TIMEOUT_S)
+        answer.raise_for_status()
+        told: dict[str, Any] = answer.json()
+        facts = [accounts.facts_from_json(f) for f in told["facts"]]
+        return facts, {box: DeepCount(**count) for box, count in told.get("deep", {}).items()}
+    except (httpx.HTTPError, ValueError, TypeError, KeyError) as error:
+        cannot(f"no audit from {url}: {error}; is the gateway running there? --config opens its files")
+
+
+def _from_files(config: Path, deep: bool) -> tuple[list[Facts], dict[str, DeepCount]]:
+    store = make_store(load(config).store)
+    try:
+        store.open()
+        facts = accounts.facts_of(store.ledger)
+        counted = {box: store.count(box) for box in {f.box for f in facts}} if deep else {}
+    except (StoreUnavailable, NotSupported) as error:
+        cannot(str(error))
+    finally:
+        store.close()
+    return facts, counted
+
+
+def _deep_faults(facts: list[Facts], counted: Mapping[str, DeepCount]) -> dict[str, str]:
+    """What the store's own rows say against the ledger, by box."""
+    wrong = {}
+    for box, count in counted.items():
+        stored = sum(f.stored + f.in_flight for f in facts if f.box == box)
+        faults = []
+        if count.rows + count.retired != stored:
+            faults.append(f"ledger {stored} samples, store {count.rows} rows and {count.retired} retired")
+        if count.twice:
+            faults.append(f"{count.twice} rows twice")
+        if count.broken_media:
+            faults.append(f"{count.broken_media} pictures changed")
+        if faults:
+            wrong[box] = "; ".join(faults)
+    return wrong
+
+
+def _as_json(
+    found: list[Account], counted: Mapping[str, DeepCount], wrong: Mapping[str, str]
+) -> dict[str, Any]:
+    return {
+        "balanced": all(a.balanced for a in found) and not wrong,
+        "accounts": [accounts.as_json(a) for a in found],
+        "deep": {box: accounts.deep_json(count) for box, count in counted.items()},
+        "deep_faults": dict(wrong),
+    }
+
+
+def _print(found: list[Account], wrong: Mapping[str, str]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("box", "epoch"):
+        table.add_column(name)
+    for name in ("committed", "stored", "refused", "lost", "in spool", "pending", "in flight", "missing"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for a in found:
+        verdict = "balanced" if a.balanced else "DOES NOT BALANCE"
+        table.add_row(
+            a.box,
+            a.epoch,
+            "unknown" if a.committed is None else str(a.committed),
+            str(a.stored),
+            str(a.refused),
+            f"{a.lost} + unknown" if a.lost_unknown else str(a.lost),
+            str(a.waiting),
+            str(a.pending),
+            str(a.in_flight),
+            str(a.unaccounted),
+            verdict if not a.forks else f"{verdict}, {a.forks} forks refused",
+        )
+    console.print(table)
+    for a in found:
+        if a.missing:
+            shown = ", ".join(
+                f"{x}" if x == y else f"{x}-{y}" for x, y in a.missing[: accounts.MISSING_SHOWN]
+            )
+            console.print(f"{a.box} {a.epoch}: batches without a trace: {shown}", markup=False)
+    for box, what in wrong.items():
+        console.print(f"{box}: {what}", markup=False)
+    bad = sum(not a.balanced for a in found)
+    total = sum(a.committed or 0 for a in found)
+    console.print(
+        f"{len(found)} epochs of {len({a.box for a in found})} boxes, {total} samples, {bad} do not balance"
+    )
