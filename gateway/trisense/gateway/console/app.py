@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -18,9 +18,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from trisense.core.errors import StoreUnavailable
 from trisense.gateway.console.guard import Guard
 from trisense.gateway.console.hub import Client, Hub
-from trisense.gateway.console.thumbnails import BadPicture, Thumbnails
+from trisense.gateway.console.thumbnails import Thumbnails
 from trisense.gateway.live import LiveState
-from trisense.gateway.stores.base import History, NotSupported
+from trisense.gateway.stores.base import Media, NotSupported
 
 __all__ = ["create_app", "serve_options"]
 
@@ -32,7 +32,15 @@ UNCHANGING: Final = {"cache-control": "private, max-age=31536000, immutable"}
 """A media id is the hash of its content."""
 
 
-def create_app(*, live: LiveState, store: History, routes: Sequence[BaseRoute] = ()) -> Starlette:
+class Pictures(Protocol):
+    """The part of a store that the console needs itself."""
+
+    async def media(self, media_id: str) -> Media | None:
+        """Raises ``NotSupported`` or ``StoreUnavailable``."""
+        ...
+
+
+def create_app(*, live: LiveState, store: Pictures, routes: Sequence[BaseRoute] = ()) -> Starlette:
     """The application that uvicorn serves; ``routes`` come behind the same guard as the console's own."""
     console = _Console(live, store)
     return Starlette(
@@ -73,7 +81,7 @@ class _Static(StaticFiles):
 
 
 class _Console:
-    def __init__(self, live: LiveState, store: History) -> None:
+    def __init__(self, live: LiveState, store: Pictures) -> None:
         self._hub = Hub(live)
         self._store = store
         self._thumbnails = Thumbnails()
@@ -106,10 +114,9 @@ class _Console:
                 return PlainTextResponse(f"{error}\n", status_code=503)
             if media is None:
                 return PlainTextResponse("no such picture, or no longer kept\n", status_code=404)
-            try:
-                small = await self._thumbnails.make(media_id, media.blob)
-            except BadPicture as error:
-                return PlainTextResponse(f"not a picture: {error}\n", status_code=415)
+            small = await self._thumbnails.make(media_id, media.blob)
+            if small is None:
+                return PlainTextResponse("no JPEG, or too large a one\n", status_code=415)
         return Response(small, media_type="image/jpeg", headers={"etag": etag, **UNCHANGING})
 
     async def live(self, socket: WebSocket) -> None:

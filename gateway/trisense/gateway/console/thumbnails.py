@@ -9,7 +9,7 @@ from typing import Final
 
 from PIL import Image
 
-__all__ = ["BadPicture", "Thumbnails"]
+__all__ = ["Thumbnails"]
 
 WIDTH_PX: Final = 480
 HEIGHT_PX: Final = 360
@@ -18,10 +18,6 @@ KEPT: Final = 512
 """About 20 kB each."""
 PIXELS_MAX: Final = 50_000_000
 """Larger pictures are refused before a pixel is decoded."""
-
-
-class BadPicture(Exception):
-    """Bytes that are no JPEG, or one too large to look at."""
 
 
 class Thumbnails:
@@ -37,31 +33,30 @@ class Thumbnails:
             self._kept.move_to_end(media_id)
         return found
 
-    async def make(self, media_id: str, picture: bytes) -> bytes:
-        """Shrink a JPEG, in a thread, one at a time so that pages never starve the gateway.
+    async def make(self, media_id: str, picture: bytes) -> bytes | None:
+        """Shrink a JPEG; None where it is none, or one too large to look at.
 
-        Raises:
-            BadPicture: nothing is kept.
+        In a thread, one at a time, so that pages never starve the gateway.
         """
         async with self._one_at_a_time:
-            found = self.kept(media_id)
-            if found is None:
-                found = self._kept[media_id] = await asyncio.to_thread(shrink, picture)
+            found = self.kept(media_id) or await asyncio.to_thread(shrink, picture)
+            if found is not None:
+                self._kept[media_id] = found
                 if len(self._kept) > KEPT:
                     self._kept.popitem(last=False)
         return found
 
 
-def shrink(picture: bytes) -> bytes:
-    """A JPEG of at most 480 x 360 pixels, without the original's metadata."""
+def shrink(picture: bytes) -> bytes | None:
+    """A JPEG of at most 480 x 360 pixels, without the original's metadata; None: see ``make``."""
     try:
         with Image.open(io.BytesIO(picture), formats=["JPEG"]) as image:
             if image.width * image.height > PIXELS_MAX:
-                raise BadPicture(f"{image.width} x {image.height} pixels")
+                return None
             image.draft("RGB", (WIDTH_PX, HEIGHT_PX))
             small = image.convert("RGB")
-    except OSError as error:
-        raise BadPicture(str(error)) from error
+    except OSError:
+        return None
     small.thumbnail((WIDTH_PX, HEIGHT_PX))
     target = io.BytesIO()
     small.save(target, "JPEG", quality=QUALITY)

@@ -112,7 +112,8 @@ export class Cameras {
     });
     const card = { key, item: make("li", "", button), image, note, age, shown: "", visible: false };
     this.cards.set(key, card);
-    this.list.append(card.item);
+    const after = [...this.cards.keys()].sort().find((other) => other > key);
+    this.list.insertBefore(card.item, (after && this.cards.get(after)?.item) || null);
     this.seen.observe(card.item);
     return card;
   }

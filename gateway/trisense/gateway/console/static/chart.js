@@ -3,6 +3,7 @@
 import uPlot from "./vendor/uplot.js";
 import { setText } from "./dom.js";
 import { clockText, decimalsOf, shortClockText, unitLabel, valueText } from "./format.js";
+import { keyOf } from "./model.js";
 
 /** @import { Model } from "./model.js" */
 /** @import { Choice, FieldLive, StreamLive } from "./types.js" */
@@ -11,7 +12,6 @@ const BUCKETS = 600;
 const POINTS_MAX = 3_000; // then history is asked for again, in buckets
 const GAP_STEPS = 2.5;
 const GAP_LEAST_S = 3;
-const HEIGHT_PX = 220;
 
 /** @typedef {(number | null)[]} Column */
 
@@ -36,7 +36,7 @@ export class Chart {
     /** @type {[number[], Column, Column, Column]} seconds, lowest, highest, mean; null where there is a gap */
     this.data = [[], [], [], []];
     this.plot = this.makePlot();
-    new ResizeObserver(() => this.plot.setSize({ width: element.clientWidth, height: HEIGHT_PX })).observe(element);
+    new ResizeObserver(() => this.plot.setSize(this.size())).observe(element);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.plot.redraw(false, true));
     element.addEventListener("keydown", (event) => this.moveCursor(event));
   }
@@ -46,6 +46,8 @@ export class Chart {
     this.choice = choice;
     this.windowS = windowS;
     this.decimals = 0;
+    const field = choice && this.model.streams.get(keyOf(choice))?.fields[choice.field];
+    if (field) this.describe(field);
     this.clear();
     void this.backfill();
   }
@@ -139,7 +141,11 @@ export class Chart {
     if (asked !== this.asked) return; // something else is looked at by now
     const newer = this.data;
     this.data = [[], [], [], []];
-    for (const [time_ms = 0, mean = 0, low = 0, high = 0] of rows) this.push(time_ms / 1000, low, high, mean);
+    for (const [time_ms = 0, mean = 0, low = 0, high = 0] of rows) {
+      this.push(time_ms / 1000, low, high, mean);
+      // Lowest and highest are readings as they came; a mean would bring decimals that the sensor has not.
+      this.decimals = Math.max(this.decimals, decimalsOf(low, choice.field), decimalsOf(high, choice.field));
+    }
     const [times, lows, highs, means] = newer;
     times.forEach((time_s, i) => {
       const [low, high, mean] = [lows[i], highs[i], means[i]];
@@ -187,14 +193,17 @@ export class Chart {
     setText(this.readout, `${clockText(time_s * 1000)}  ${valueText(mean, this.decimals)} ${this.unit}${spread}`);
   }
 
+  size() {
+    return { width: Math.max(this.element.clientWidth, 100), height: Math.max(this.element.clientHeight, 100) };
+  }
+
   makePlot() {
     const colour = (/** @type {string} */ name) => () => getComputedStyle(this.element).getPropertyValue(name);
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--grid"), width: 1 }, ticks: { show: false } };
     const font = "11px system-ui, sans-serif";
     return new uPlot(
       {
-        width: Math.max(this.element.clientWidth, 100),
-        height: HEIGHT_PX,
+        ...this.size(),
         legend: { show: false },
         cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
         scales: { y: { range: (_, low, high) => padded(low, high) } },

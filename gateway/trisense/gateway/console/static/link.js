@@ -6,7 +6,7 @@
 const SILENT_MS = 3_000; // the gateway speaks twice a second
 const GIVE_UP_MS = 10_000; // a connection this silent is dead, whatever the browser thinks
 const RETRY_MIN_MS = 500;
-const RETRY_MAX_MS = 5_000;
+const RETRY_MAX_MS = 3_000;
 
 export class Link {
   /**

@@ -10,9 +10,10 @@ import { BoxMap } from "./map.js";
 import { keyOf, Model } from "./model.js";
 import { ValuesTable } from "./values.js";
 
-/** @import { Changes, Choice, Status } from "./types.js" */
+/** @import { Changes, Choice, Status, StreamLive } from "./types.js" */
 
 const ALARMS_SHOWN = 50;
+const OF_INTEREST = ["air_temperature", "pm2_5", "laeq", "vehicle_count"]; // what a chart begins with
 
 const model = new Model();
 const fields = {
@@ -73,18 +74,24 @@ function choose(wanted) {
   showNow();
 }
 
-/** @param {string} box */
+/** The same reading of another box where it has it, else one that is worth a look. @param {string} box */
 function chooseBox(box) {
   const streams = model.streamsOf(box);
-  const like = (/** @type {import("./types.js").StreamLive} */ stream) =>
-    stream.measurement === choice.measurement && stream.fields[choice.field];
-  // The same reading of the other box where it has one, else its first number.
-  const stream = streams.find(like) ?? streams.find((candidate) => firstNumber(candidate));
-  const field = stream ? (stream.fields[choice.field] ? choice.field : firstNumber(stream)) : "";
-  choose({ box, device: stream?.device ?? "", measurement: stream?.measurement ?? "", field: field ?? "" });
+  const same = streams.filter((stream) => stream.measurement === choice.measurement && stream.fields[choice.field]);
+  for (const field of [choice.field, ...OF_INTEREST]) {
+    const stream = same[0] ?? streams.find((candidate) => candidate.fields[field]);
+    if (stream && field) return choose({ box, device: stream.device, measurement: stream.measurement, field });
+  }
+  const stream = streams.find(firstNumber);
+  choose({
+    box,
+    device: stream?.device ?? "",
+    measurement: stream?.measurement ?? "",
+    field: (stream && firstNumber(stream)) ?? "",
+  });
 }
 
-/** @param {import("./types.js").StreamLive} stream */
+/** @param {StreamLive} stream */
 function firstNumber(stream) {
   return Object.keys(stream.fields).find((name) => stream.fields[name]?.type !== "str");
 }
@@ -169,7 +176,9 @@ function showNow() {
   }
   const decimals = typeof field.value === "number" ? Math.max(decimalsOf(field.value, choice.field), chart.decimals) : 0;
   const age = field.time_ms === null ? "never" : `${ageText(model.now() - field.time_ms)} ago`;
-  setText(fields.now, valueText(field.value, decimals));
+  const text = valueText(field.value, decimals);
+  setText(fields.now, text);
+  fields.now.classList.toggle("long", text.length > 6);
   setText(fields.nowUnit, unitLabel(field.unit));
   setText(fields.nowAbout, `${qualityOf(field).label}, ${age}`);
 }

@@ -8,6 +8,7 @@ import { make, statusIcon } from "./dom.js";
 
 const STEPS_DEG = [30, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002];
 const LINES_WANTED = 4;
+const LABEL_PX = 60;
 const CLOSEST_ZOOM = 17;
 
 export class BoxMap {
@@ -23,7 +24,7 @@ export class BoxMap {
     }).setView([20, 100], 2);
     // Plain texts: Leaflet's own are markup, which trusted.js would show as text.
     L.control.zoom({ zoomInText: "+", zoomOutText: "−" }).addTo(this.map);
-    L.control.scale({ imperial: false }).addTo(this.map);
+    L.control.scale({ imperial: false, position: "topright" }).addTo(this.map);
     this.graticule = L.layerGroup().addTo(this.map);
     /** @type {Map<string, {marker: L.Marker, looks: string}>} */
     this.markers = new Map();
@@ -86,7 +87,8 @@ export class BoxMap {
     for (let i = Math.ceil(bounds.getWest() / step); i * step < bounds.getEast(); i++) {
       const x = i * step;
       const foot = this.map.containerPointToLatLng([0, size.y - 1]).lat;
-      this.line([[-85, x], [85, x]], [foot, x], degrees(x, decimals, "E", "W"), "meridian");
+      const room = this.map.latLngToContainerPoint([foot, x]).x < size.x - LABEL_PX;
+      this.line([[-85, x], [85, x]], [foot, x], room ? degrees(x, decimals, "E", "W") : "", "meridian");
     }
     for (let i = Math.ceil(Math.max(bounds.getSouth(), -85) / step); i * step < Math.min(bounds.getNorth(), 85); i++) {
       const y = i * step;

@@ -1,0 +1,239 @@
+"""The page, in a real Chromium."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image, ImageDraw
+from trisense.core.model import Field, FieldType, Layer, Stream
+from trisense.core.vocabulary import field
+
+if TYPE_CHECKING:
+    from tests.gateway.console.conftest import Page, Street
+
+pytestmark = pytest.mark.peer
+
+WEATHER = Stream(
+    "weather",
+    "weather",
+    Layer.GROUND,
+    (field("air_temperature"), field("relative_humidity"), Field("status", "", FieldType.STR)),
+)
+CAMERA = Stream("cam", "camera_frame", Layer.GROUND, (Field("sharpness", "1"),))
+HOSTILE = "<img src=x onerror=document.title=1>"
+INKED = """selector => {
+    // Columns of the canvas that hold the line's colour: much greener than red.
+    const canvas = document.querySelector(selector), {width, height} = canvas;
+    const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
+    const inked = x => Array.from({length: height}, (_, y) => 4 * (y * width + x))
+        .some(i => data[i + 3] > 128 && data[i + 1] - data[i] > 50);
+    return Array.from({length: width}, (_, x) => x).filter(inked);
+}"""
+
+
+@asynccontextmanager
+async def readings(street: Street, box: str = "kx-001", *, every_s: float = 0.2) -> AsyncIterator[None]:
+    """Feed rising temperatures while the block runs."""
+
+    async def feed() -> None:
+        for i in itertools.count():
+            street.read(box, WEATHER, {"air_temperature": 20 + i / 10, "relative_humidity": 60.0})
+            await asyncio.sleep(every_s)
+
+    task = asyncio.create_task(feed())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def picture(text: str = "") -> bytes:
+    """A JPEG of 640 x 480 pixels."""
+    image = Image.new("RGB", (640, 480), "#446688")
+    ImageDraw.Draw(image).text((20, 20), text, fill="white")
+    target = io.BytesIO()
+    image.save(target, "JPEG")
+    return target.getvalue()
+
+
+def cell(field_name: str, column: str) -> str:
+    """JavaScript for the text of a cell of the table of latest values."""
+    row = f"document.querySelector('th[title=\"{field_name}\"]')?.closest('tr')"
+    return f"{row}?.querySelector('.{column}')?.textContent"
+
+
+async def test_values_change_as_they_come_and_no_rule_of_the_policy_is_broken(
+    street: Street, page: Page
+) -> None:
+    street.box("kx-001", at=(31.2, 121.5))
+    await street.start()
+    async with readings(street):
+        await page.open(street.address)
+        first = await page.until(cell("air_temperature", "value"))
+        await page.until(f"{cell('air_temperature', 'value')} > {first}")
+        assert await page.do(cell("air_temperature", "unit")) == "°C"
+        assert await page.do(cell("air_temperature", "quality")) == "good"
+        await page.until("document.querySelector('#link').textContent.includes('live')")
+        assert await page.do("document.querySelector('#summary').textContent") == "1 box, all online"
+        await page.until("document.querySelectorAll('#map .box-marker .status.online').length == 1")
+    assert page.problems == []
+
+
+async def test_names_from_devices_are_text_and_never_markup(street: Street, page: Page) -> None:
+    evil = Stream(HOSTILE, HOSTILE, Layer.GROUND, (Field(HOSTILE, HOSTILE), Field("text", "", FieldType.STR)))
+    street.box(HOSTILE, at=(31.2, 121.5), site=HOSTILE)
+    street.read(HOSTILE, evil, {HOSTILE: 1.5, "text": HOSTILE})
+    street.frame(HOSTILE, evil, picture())
+    street.live.note_alarm(HOSTILE, HOSTILE, {HOSTILE: HOSTILE}, device=HOSTILE)
+    await street.start()
+    await page.open(street.address)
+    await page.until(f"document.querySelector('#values').textContent.includes({HOSTILE!r})")
+    for part in (
+        "#boxes",
+        "#map",
+        "#cameras",
+        "#alarms-head",
+        "#alarms-list",
+        "#field-choice",
+        "#box-choice",
+    ):
+        await page.until(f"document.querySelector('{part}').textContent.includes('onerror')")
+    assert await page.do("document.querySelectorAll('img[onerror]').length") == 0
+    assert await page.do("document.title") == "trisense"
+    assert page.problems == []
+
+
+async def test_a_bad_reading_keeps_the_last_good_value_and_says_so(street: Street, page: Page) -> None:
+    street.box("kx-001")
+    street.read("kx-001", WEATHER, {"air_temperature": 20.5}, time_ms=now_ms() - 90_000)
+    street.read("kx-001", WEATHER, {"air_temperature": None}, flags={"air_temperature": 9})
+    await street.start()
+    await page.open(street.address)
+    await page.until(f"{cell('air_temperature', 'value')} == '20.5'")
+    assert await page.do(cell("air_temperature", "quality")) == "missing"
+    assert 85 <= int((await page.do(cell("air_temperature", "age"))).removesuffix(" s")) <= 120
+
+
+async def test_silence_of_the_gateway_is_shown_and_mends_itself(street: Street, page: Page) -> None:
+    street.box("kx-001", at=(31.2, 121.5))
+    street.read("kx-001", WEATHER, {"air_temperature": 20.5})
+    await street.start()
+    await page.open(street.address)
+    await page.until("document.querySelector('#link').textContent.includes('live')")
+
+    await street.stop()
+    await page.until("document.querySelector('#banner').checkVisibility()")
+    assert "Nothing heard from the gateway" in await page.do("document.querySelector('#banner').textContent")
+    assert await page.do("document.body.classList.contains('stale')")
+    assert await page.do(cell("air_temperature", "value")) == "20.5"
+
+    street.restart_live()
+    street.box("kx-001", at=(31.2, 121.5))
+    street.read("kx-001", WEATHER, {"air_temperature": 21.5})
+    await street.start()
+    await page.until("!document.querySelector('#banner').checkVisibility()")
+    await page.until(f"{cell('air_temperature', 'value')} == '21.5'")
+    assert not await page.do("document.body.classList.contains('stale')")
+
+
+async def test_a_frame_is_fetched_only_where_it_can_be_seen_and_enlarged_on_request(
+    street: Street, page: Page
+) -> None:
+    await page.size(390, 400)
+    street.box("kx-001")
+    street.read("kx-001", WEATHER, {"air_temperature": 20.5})
+    first = street.frame("kx-001", CAMERA, picture("first"))
+    await street.start()
+    await page.open(street.address)
+    await page.until("document.querySelector('#cameras .camera') != null")
+    assert not await page.do("document.querySelector('#cameras img').hasAttribute('src')")
+
+    await page.do("document.querySelector('#cameras').scrollIntoView()")
+    await page.until(f"document.querySelector('#cameras img').src.endsWith('thumbnail/{first}')")
+    await page.until("document.querySelector('#cameras img').naturalWidth == 480")
+    second = street.frame("kx-001", CAMERA, picture("second"))
+    await page.until(f"document.querySelector('#cameras img').src.endsWith('thumbnail/{second}')")
+
+    await page.do("document.querySelector('#cameras button').click()")
+    await page.until("document.querySelector('dialog img').naturalWidth == 640")
+    assert page.problems == []
+
+
+async def test_the_chart_draws_history_and_leaves_a_gap_where_there_was_none(
+    street: Street, page: Page
+) -> None:
+    street.box("kx-001")
+    now = now_ms()
+    for second in range(400):
+        if not 100 < second < 200:
+            street.read(
+                "kx-001", WEATHER, {"air_temperature": 20 + second / 100}, time_ms=now - 1000 * second
+            )
+    await street.start()
+    await page.open(street.address)
+    await page.until("document.querySelector('#chart canvas') != null")
+    await page.until(f"({INKED})('#chart canvas').length > 100")
+    columns = await page.do(f"({INKED})('#chart canvas')")
+    gaps = [b - a for a, b in itertools.pairwise(columns) if b - a > 20]
+    assert len(gaps) == 1
+
+
+async def test_the_chart_can_be_read_and_chosen_with_the_keyboard(street: Street, page: Page) -> None:
+    street.box("kx-001")
+    for second in range(60):
+        street.read(
+            "kx-001",
+            WEATHER,
+            {"air_temperature": 20.5, "relative_humidity": 60},
+            time_ms=now_ms() - 1000 * second,
+        )
+    await street.start()
+    await page.open(street.address)
+    await page.until("document.querySelector('#now').textContent == '20.5'")
+    await page.until(f"({INKED})('#chart canvas').length > 20")
+    await page.do("document.querySelector('#chart').focus()")
+    await page.press("ArrowLeft")
+    await page.until("document.querySelector('#readout').textContent.includes('20.5 °C')")
+
+    await page.do("document.querySelector('th[title=relative_humidity] button').focus()")
+    await page.press("Enter")
+    await page.until("document.querySelector('#now').textContent == '60'")
+    assert "relative_humidity" in await page.do("location.hash")
+
+
+async def test_a_box_is_chosen_on_the_map_and_tells_its_state_by_shape(street: Street, page: Page) -> None:
+    street.box("kx-001", at=(31.20, 121.50))
+    street.box("kx-002", at=(31.21, 121.51), online=False)
+    street.read("kx-001", WEATHER, {"air_temperature": 20.5})
+    street.read("kx-002", WEATHER, {"air_temperature": 12.5})
+    await street.start()
+    await page.open(street.address)
+    await page.until("document.querySelectorAll('#map .box-marker').length == 2")
+    shapes = await page.do(
+        "[...document.querySelectorAll('#map .status path')].map(path => path.getAttribute('d'))"
+    )
+    assert len(set(shapes)) == 2
+    await page.do("document.querySelector('#map .offline').closest('.leaflet-marker-icon').click()")
+    await page.until(f"{cell('air_temperature', 'value')} == '12.5'")
+
+
+async def test_a_phone_needs_no_sideways_scrolling(street: Street, page: Page) -> None:
+    await page.size(390, 844, mobile=True)
+    street.box("kx-001", at=(31.2, 121.5))
+    street.read("kx-001", WEATHER, {"air_temperature": 20.5, "relative_humidity": 55.5, "status": "x" * 200})
+    street.frame("kx-001", CAMERA, picture())
+    await street.start()
+    await page.open(street.address)
+    await page.until(cell("air_temperature", "value"))
+    assert await page.do("document.documentElement.scrollWidth") == 390
