@@ -28,7 +28,6 @@ SIGHTING_FIELDS: Final = (
     Field("seen_count", "1", FieldType.INT),
     Field("first_seen", "us", FieldType.INT),
     Field("last_seen", "us", FieldType.INT),
-    Field("dwell", "s", resolution=1e-6, valid=(0.0, None)),
 )
 EVENT_FIELDS: Final = (
     Field("event", "", FieldType.STR),
@@ -90,8 +89,6 @@ CARRIED: Final = (
     "ChannelIndex",
     "FirstSeenTimestampUTC",
     "LastSeenTimestampUTC",
-    "FirstSeenTimestampUptime",
-    "LastSeenTimestampUptime",
     "TagSeenCount",
 )
 
@@ -99,7 +96,6 @@ CARRIED: Final = (
 def _sighting(tag: Mapping[str, Any]) -> Observed:
     epc_hex = number(tag)
     decoded = epc.decode(bytes.fromhex(epc_hex))
-    first, last = tag.get("FirstSeenTimestampUTC"), tag.get("LastSeenTimestampUTC")
     values: dict[str, Value] = {
         "epc": epc_hex,
         "scheme": decoded["scheme"] if "uri" in decoded else None,
@@ -108,18 +104,11 @@ def _sighting(tag: Mapping[str, Any]) -> Observed:
         "rssi": tag.get("PeakRSSI"),
         "channel": tag.get("ChannelIndex"),
         "seen_count": tag.get("TagSeenCount"),
-        "first_seen": first,
-        "last_seen": last,
-        "dwell": _seconds(first, last)
-        if last is not None
-        else _seconds(tag.get("FirstSeenTimestampUptime"), tag.get("LastSeenTimestampUptime")),
+        "first_seen": tag.get("FirstSeenTimestampUTC"),
+        "last_seen": tag.get("LastSeenTimestampUTC"),
     }
     quality = {"seen_count": Quality.SUSPECT} if values["seen_count"] == SATURATED else {}
     return Observed(SIGHTING, {k: v for k, v in values.items() if v is not None}, quality)
-
-
-def _seconds(first_us: int | None, last_us: int | None) -> float | None:
-    return None if first_us is None or last_us is None else (last_us - first_us) / 1e6
 
 
 def _antenna(event: Mapping[str, Any]) -> tuple[str, int | None, str]:
