@@ -1,0 +1,174 @@
+"""From samples to commits: a bounded queue, cut once a second, at 100 rows, or at once for an alarm."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from trisense.core import limits
+from trisense.core.errors import SpoolError
+from trisense.core.model import BatchClass, Sample
+from trisense.edge.backoff import Backoff
+from trisense.edge.spool import Cut, Loss
+
+__all__ = ["Batcher"]
+
+log = structlog.get_logger(__name__)
+
+QUEUE_BYTES: Final = 8 * 1024 * 1024
+"""Most that waits for a disk that does not answer; then the oldest goes, and is declared lost."""
+CUT_BYTES: Final = 128 * 1024
+CUT_ROWS: Final = 1000
+"""Bounds of one batch, so that it fits into a bundle."""
+BLOB_BYTES: Final = limits.PAYLOAD_BYTES - 8 * 1024
+"""Largest picture that can travel; the rest of the payload is its sample and the bundle's head."""
+RETRY_S: Final = 1.0
+RETRY_MAX_S: Final = 30.0
+"""Waits between two tries of a commit that failed."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    batch_class: BatchClass
+    sample: Sample
+    blob: bytes | None
+    size_bytes: int
+
+
+class Batcher:
+    """Collects samples and commits them; when the queue is full its policy is ``drop_oldest``."""
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[Cut], Sequence[Loss]], Awaitable[None]],
+        *,
+        queue_bytes: int = QUEUE_BYTES,
+    ) -> None:
+        """``commit`` makes cuts and declared losses durable, or raises SpoolError."""
+        self._commit = commit
+        self._queue: deque[_Waiting] = deque()
+        self._queue_bytes = queue_bytes
+        self._size_bytes = 0
+        self._losses: dict[tuple[str, str], Loss] = {}
+        self._some = asyncio.Event()
+        self._now = asyncio.Event()
+        self._stop = asyncio.Event()
+        self.committed = 0
+        """Samples committed since the start."""
+        self.dropped = 0
+        """Samples dropped because the disk did not keep up."""
+
+    def add(self, batch_class: BatchClass, sample: Sample, blob: bytes | None = None) -> None:
+        """Take one sample; never waits."""
+        if blob is not None and len(blob) > BLOB_BYTES:
+            # The row about the picture is worth keeping; the picture cannot travel.
+            self._lose("too_large", sample, samples=0)
+            blob, batch_class = None, BatchClass.DATA
+        size_bytes = _size_bytes(sample) + len(blob or b"")
+        self._queue.append(_Waiting(batch_class, sample, blob, size_bytes))
+        self._size_bytes += size_bytes
+        while self._size_bytes > self._queue_bytes and len(self._queue) > 1:
+            self._drop_oldest()
+        self._some.set()
+        if batch_class is BatchClass.ALARM or len(self._queue) >= limits.COMMIT_ROWS:
+            self._now.set()
+
+    async def run(self) -> None:
+        """Commit until ``stop``, then once more; a failing disk is tried again with back-off."""
+        backoff = Backoff(first_s=RETRY_S, longest_s=RETRY_MAX_S)
+        while not self._stop.is_set():
+            await self._some.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limits.COMMIT_INTERVAL_S):
+                    await self._now.wait()
+            try:
+                await self.flush()
+                backoff.reset()
+            except SpoolError as error:
+                wait_s = backoff.next_s()
+                log.error("commit_failed", why=str(error), waiting=len(self._queue), retry_in_s=wait_s)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._stop.wait()
+
+    def stop(self) -> None:
+        """End ``run`` after a last commit of what waits: never cancel it, for a commit may be under way."""
+        self._stop.set()
+        self._some.set()
+        self._now.set()
+
+    async def flush(self) -> None:
+        """Commit everything that waits now.
+
+        Raises:
+            SpoolError: nothing of it is committed; it waits on.
+        """
+        taken, self._queue = list(self._queue), deque()
+        losses, self._losses = self._losses, {}
+        self._size_bytes = 0
+        self._some.clear()
+        self._now.clear()
+        if not taken and not losses:
+            return
+        try:
+            await self._commit(list(_cuts(taken)), list(losses.values()))
+        except BaseException:
+            self._put_back(taken, losses)
+            raise
+        self.committed += len(taken)
+
+    def _put_back(self, taken: list[_Waiting], losses: dict[tuple[str, str], Loss]) -> None:
+        self._queue.extendleft(reversed(taken))
+        self._size_bytes += sum(item.size_bytes for item in taken)
+        for loss in losses.values():
+            self._add_loss(loss)
+        while self._size_bytes > self._queue_bytes and len(self._queue) > 1:
+            self._drop_oldest()
+        self._some.set()
+
+    def _drop_oldest(self) -> None:
+        item = self._queue.popleft()
+        self._size_bytes -= item.size_bytes
+        self.dropped += 1
+        self._lose("queue_full", item.sample, samples=1)
+
+    def _lose(self, reason: str, sample: Sample, *, samples: int) -> None:
+        name = "/".join(sample.stream.key)
+        time_ns = sample.time_ns
+        self._add_loss(Loss(reason, samples=samples, stream=name, t0_ns=time_ns, t1_ns=time_ns))
+
+    def _add_loss(self, loss: Loss) -> None:
+        key = (loss.reason, loss.stream or "")
+        known = self._losses.get(key)
+        self._losses[key] = loss if known is None else known.merged(loss)
+        self._some.set()
+
+
+def _cuts(taken: Sequence[_Waiting]) -> Iterator[Cut]:
+    """One batch per class and bounds, alarms first; one per picture."""
+    for batch_class in (BatchClass.ALARM, BatchClass.DATA):
+        rows: list[Sample] = []
+        total_bytes = 0
+        for item in taken:
+            if item.batch_class is not batch_class:
+                continue
+            if rows and (len(rows) == CUT_ROWS or total_bytes + item.size_bytes > CUT_BYTES):
+                yield Cut(batch_class, tuple(rows))
+                rows, total_bytes = [], 0
+            rows.append(item.sample)
+            total_bytes += item.size_bytes
+        if rows:
+            yield Cut(batch_class, tuple(rows))
+    for item in taken:
+        if item.batch_class is BatchClass.MEDIA:
+            yield Cut(BatchClass.MEDIA, (item.sample,), item.blob)
+
+
+def _size_bytes(sample: Sample) -> int:
+    """What a sample takes at most in a bundle, about: nine bytes a number, texts in full."""
+    return sum(len(v) * 4 if isinstance(v, str) else 9 for v in sample.values) + 9

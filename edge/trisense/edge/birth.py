@@ -1,0 +1,53 @@
+"""The birth message: what a box is, told at each connect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from trisense.core.messages import Birth, CountersJson, DeviceBirth, FieldBirth, StreamBirth
+from trisense.core.model import Counters
+from trisense.edge.config import BoxConfig, Device
+
+__all__ = ["BirthMaker"]
+
+
+class BirthMaker:
+    """Makes the birth message; all but the counters stands still while the box runs."""
+
+    def __init__(self, config: BoxConfig) -> None:
+        self.box = config.box.id
+        self.site = config.box.site
+        self._still = Birth(
+            box=config.box.id,
+            site=config.box.site,
+            position=config.box.position,
+            version=version("trisense"),
+            config_hash=config.hash,
+            counters=[],
+            devices=[_device(device, config.box.site) for device in config.devices],
+        )
+
+    def payload(self, counters: Sequence[Counters]) -> str:
+        """The message with the counters of every epoch, the current one last."""
+        told = [CountersJson.of(of) for of in counters]
+        return self._still.model_copy(update={"counters": told}).model_dump_json()
+
+
+def _device(device: Device, site: str) -> DeviceBirth:
+    config = device.driver.config
+    streams = [
+        StreamBirth(
+            measurement=stream.measurement,
+            fields=[FieldBirth(name=f.name, unit=f.unit, type=f.type) for f in stream.fields],
+        )
+        for stream in device.driver.streams()
+    ]
+    return DeviceBirth(
+        name=device.name,
+        driver=config.driver,
+        layer=device.driver.layer,
+        site=config.site or site,
+        position=config.position,
+        streams=streams,
+    )

@@ -1,0 +1,153 @@
+"""``trisense edge check``: what a configuration means, and what its devices say now."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from trisense.core.errors import DeviceError, DeviceTimeout
+from trisense.core.model import Quality, Sample
+from trisense.drivers import Lines, Observed, PolledDriver, StreamingDriver
+from trisense.edge.clock import SystemClock
+from trisense.edge.config import BoxConfig, Device
+from trisense.edge.ordinals import Ordinals
+from trisense.edge.quality import Stamper
+from trisense.edge.supervisor import CLOSE_S, deadline
+
+__all__ = ["Reading", "as_json", "read_devices", "show"]
+
+FIRST_ROW_S: Final = 10.0
+"""Longest wait for a streaming device to send something, or its own time-out where that is longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one device said."""
+
+    device: str
+    samples: tuple[Sample, ...] = ()
+    error: str | None = None
+
+
+async def read_devices(config: BoxConfig) -> list[Reading]:
+    """Connect every device, read it once, let go of it; all at the same time."""
+    lines = Lines()
+    return list(await asyncio.gather(*(_read(device, lines) for device in config.devices)))
+
+
+async def _read(device: Device, lines: Lines) -> Reading:
+    driver = device.driver
+    stamper = Stamper(driver.streams(), SystemClock(), lambda _: Ordinals())
+    try:
+        async with deadline(driver, "connect"):
+            await driver.connect(lines)
+        rows = await _first_rows(driver)
+    except DeviceError as error:
+        return Reading(device.name, error=str(error))
+    except Exception as error:  # noqa: BLE001  # a driver's bug must not hide what the other devices say
+        return Reading(device.name, error=repr(error))
+    finally:
+        with contextlib.suppress(TimeoutError, DeviceError):
+            async with asyncio.timeout(CLOSE_S):
+                await driver.close()
+    return Reading(device.name, tuple(sample for _, sample in stamper.stamp(rows)))
+
+
+async def _first_rows(driver: Any) -> Sequence[Observed]:
+    if isinstance(driver, PolledDriver):
+        async with deadline(driver, "read"):
+            return await driver.read()
+    if not isinstance(driver, StreamingDriver):
+        raise TypeError(f"{type(driver).__name__} is neither a polled nor a streaming driver")
+    limit_s = max(FIRST_ROW_S, driver.config.timeout_s)
+    rows = driver.observe()
+    try:
+        async with asyncio.timeout(limit_s):
+            async for row in rows:
+                return (row,)
+    except TimeoutError as error:
+        raise DeviceTimeout(driver.config.name, "sent no row", timeout_s=limit_s) from error
+    finally:
+        close = getattr(rows, "aclose", None)
+        if close is not None:
+            await close()
+    return ()
+
+
+def as_json(config: BoxConfig, readings: Sequence[Reading] | None) -> str:
+    """The box, its devices and streams, and what was read, as one JSON object."""
+    said = {reading.device: reading for reading in readings or ()}
+    devices = []
+    for device in config.devices:
+        entry: dict[str, Any] = {
+            "name": device.name,
+            "driver": device.driver.config.driver,
+            "kind": device.driver.kind,
+            "family": device.driver.family,
+            "streams": [
+                {"measurement": s.measurement, "fields": [{"name": f.name, "unit": f.unit} for f in s.fields]}
+                for s in device.driver.streams()
+            ],
+        }
+        if device.name in said:
+            reading = said[device.name]
+            entry["error"] = reading.error
+            entry["samples"] = [_row(sample) for sample in reading.samples]
+        devices.append(entry)
+    return json.dumps(
+        {"box": config.box.id, "site": config.box.site, "config_hash": config.hash, "devices": devices}
+    )
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    fields = sample.stream.fields
+    return {
+        "measurement": sample.stream.measurement,
+        "time_ns": sample.time_ns,
+        "n": sample.n,
+        "values": {f.name: v for f, v in zip(fields, sample.values, strict=True)},
+        "quality": {fields[index].name: code for index, code in sample.quality},
+    }
+
+
+def show(config: BoxConfig, readings: Sequence[Reading] | None) -> None:
+    """The same as tables on stdout."""
+    console = Console(highlight=False)
+    streams = sum(len(device.driver.streams()) for device in config.devices)
+    console.print(
+        f"{config.path}: good. Box {config.box.id}, {len(config.devices)} devices, {streams} streams."
+    )
+    table = Table("device", "driver", "kind", "measurement", "fields")
+    for device in config.devices:
+        for stream in device.driver.streams():
+            names = ", ".join(f.name for f in stream.fields)
+            table.add_row(
+                device.name, device.driver.config.driver, device.driver.kind, stream.measurement, names
+            )
+    console.print(table)
+    if readings is None:
+        return
+    table = Table("device", "measurement", "field", "value", "unit", "quality")
+    for reading in readings:
+        if reading.error is not None:
+            table.add_row(reading.device, "", "", f"cannot read: {reading.error}", "", "", style="red")
+        for sample in reading.samples:
+            codes = dict(sample.quality)
+            for index, (field, value) in enumerate(zip(sample.stream.fields, sample.values, strict=True)):
+                code = Quality(codes.get(index, Quality.GOOD))
+                shown = "" if value is None else str(value)
+                table.add_row(
+                    reading.device,
+                    sample.stream.measurement,
+                    field.name,
+                    shown,
+                    field.unit,
+                    code.name.lower().replace("_", " "),
+                )
+    console.print(table)

@@ -1,0 +1,63 @@
+"""``trisense edge``: run a field box, or check its configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from trisense.core import logs
+from trisense.edge import checking
+from trisense.edge.config import load
+from trisense.edge.runtime import Box
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Run or check a field box.")
+
+LINGER_S: Final = 1.0
+"""Longest wait, after everything is saved, for a thread that hangs in a name look-up or a connect."""
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Configuration of the box.")]
+
+
+@app.command()
+def run(config: ConfigPath) -> None:
+    """Sense, keep and send until SIGTERM or Ctrl-C; leaves within 5 s with everything on disk."""
+    box = load(config)
+    logs.configure(box.log.level)
+    asyncio.run(_run(Box(box)))
+
+
+async def _run(box: Box) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await box.run(stop)
+    # Python waits for its threads; one may hang in the system's resolver for longer than we may stay.
+    timer = threading.Timer(LINGER_S, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
+
+
+@app.command()
+def check(
+    config: ConfigPath,
+    read: Annotated[bool, typer.Option("--read", help="Read each device once; needs no broker.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+) -> None:
+    """Check a configuration. Exit 1 when a device cannot be read, 2 when the file has mistakes."""
+    logs.configure("error")
+    box = load(config)
+    readings = asyncio.run(checking.read_devices(box)) if read else None
+    if json:
+        typer.echo(checking.as_json(box, readings))
+    else:
+        checking.show(box, readings)
+    if readings is not None and any(reading.error is not None for reading in readings):
+        raise typer.Exit(1)

@@ -1,0 +1,213 @@
+"""A box's configuration: one TOML file, checked whole before anything is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field as Constrained
+from pydantic import ValidationError, model_validator
+from trisense.core import logs
+from trisense.core.config import ConfigModel, check, mistakes_of, read_toml
+from trisense.core.errors import ConfigError, MissingExtra, Mistake
+from trisense.core.messages import Position
+from trisense.core.model import BOX_DEVICE
+from trisense.drivers.registry import driver_class
+from trisense.drivers.sdk import Driver
+
+__all__ = ["BoxConfig", "BoxTable", "Device", "MqttTable", "SpoolTable", "load"]
+
+Name = Annotated[str, Constrained(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Model = TypeVar("Model", bound=ConfigModel)
+
+
+class BoxTable(ConfigModel):
+    """The box itself."""
+
+    id: Annotated[str, Constrained(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    """Unique in the network; also its MQTT client id."""
+    site: Name
+    """The place it senses."""
+    latitude: Annotated[float, Constrained(ge=-90, le=90)] | None = None
+    """Degrees north, WGS 84."""
+    longitude: Annotated[float, Constrained(ge=-180, le=180)] | None = None
+    """Degrees east, WGS 84."""
+    height_m: Annotated[float, Constrained(ge=-500, le=100_000)] | None = None
+    """Metres above the ellipsoid."""
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> BoxTable:
+        if (self.latitude is None) != (self.longitude is None):
+            raise ValueError("latitude and longitude together, or neither")
+        return self
+
+    @property
+    def position(self) -> Position | None:
+        if self.latitude is None or self.longitude is None:
+            return None
+        return Position(latitude=self.latitude, longitude=self.longitude, height_m=self.height_m)
+
+
+class SpoolTable(ConfigModel):
+    """The queue on disk."""
+
+    path: Path = Path("spool.db")
+    """File of the queue; files with the same name and an ending lie beside it."""
+    max_bytes: Annotated[int, Constrained(ge=1 << 20)] = 1 << 30
+    """Cap of that file. At the cap media is dropped first, then the oldest data, alarms last."""
+    ballast_bytes: Annotated[int, Constrained(ge=1 << 18)] = 4 << 20
+    """Room kept aside on the disk for the moment when it is full."""
+    keep_hours: Annotated[float, Constrained(ge=0)] = 24.0
+    """How long receipted batches are kept, so that a restored store can be refilled."""
+
+
+class MqttTable(ConfigModel):
+    """The broker."""
+
+    host: Annotated[str, Constrained(min_length=1)]
+    """Name or address of the broker."""
+    port: Annotated[int, Constrained(ge=1, le=65_535)]
+    """1883 as a rule, 8883 with TLS."""
+    username: str | None = None
+    password_file: Path | None = None
+    """File with the password on its first line."""
+    tls: bool = False
+    """TLS with the system's certificate authorities; on by itself with ca_file or cert_file."""
+    ca_file: Path | None = None
+    """Certificate authority that signed the broker's certificate."""
+    cert_file: Path | None = None
+    """The box's own certificate."""
+    key_file: Path | None = None
+    """Its private key."""
+    keepalive_s: Annotated[int, Constrained(ge=5, le=3_600)] = 30
+    """A dead link is noticed after about one and a half times it."""
+    media_share: Annotated[float, Constrained(gt=0, lt=1)] = 0.25
+    """Part of the bulk bytes that pictures may take while a backlog waits too; the rest is the backlog's."""
+
+    @model_validator(mode="after")
+    def _pairs(self) -> MqttTable:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file together, or neither")
+        if self.password_file is not None and self.username is None:
+            raise ValueError("a username with password_file")
+        return self
+
+
+class LogTable(ConfigModel):
+    level: logs.Level = "info"
+    """debug, info, warning or error."""
+
+
+class _File(ConfigModel):
+    box: BoxTable
+    spool: SpoolTable = SpoolTable()
+    mqtt: MqttTable
+    log: LogTable = LogTable()
+    device: Annotated[list[dict[str, Any]], Constrained(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device: its driver, made but not connected."""
+
+    name: str
+    driver: Driver[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BoxConfig:
+    """A whole checked configuration; every path in it is absolute."""
+
+    path: Path
+    box: BoxTable
+    spool: SpoolTable
+    mqtt: MqttTable
+    log: LogTable
+    devices: tuple[Device, ...]
+    hash: str
+    """Sixteen hex digits over the file's content: two boxes with one hash are configured alike."""
+
+
+def load(path: Path) -> BoxConfig:
+    """Read and check a configuration.
+
+    Raises:
+        ConfigError: with every mistake in the file, those of the devices' drivers included.
+    """
+    tables = read_toml(path)
+    found: list[Mistake] = []
+    try:
+        whole: _File | None = check(path, tables, _File)
+    except ConfigError as error:
+        whole = None
+        found += error.mistakes
+    devices = _devices(path, tables.get("device"), found)
+    if found or whole is None:
+        raise ConfigError(str(path), found)
+    folder = path.resolve().parent
+    return BoxConfig(
+        path=path,
+        box=whole.box,
+        spool=_rooted(whole.spool, folder),
+        mqtt=_rooted(whole.mqtt, folder),
+        log=whole.log,
+        devices=tuple(devices),
+        hash=hashlib.sha256(json.dumps(tables, sort_keys=True, default=str).encode()).hexdigest()[:16],
+    )
+
+
+def _devices(path: Path, tables: object, found: list[Mistake]) -> list[Device]:
+    """Make every driver; what is wrong is added to ``found``."""
+    if not isinstance(tables, list):
+        return []
+    made = []
+    names: Counter[object] = Counter()
+    for index, table in enumerate(tables):
+        if not isinstance(table, Mapping):
+            continue  # told already: not a table
+        where = f"device[{index}]"
+        name = table.get("name")
+        names[str(name)] += 1
+        if name == BOX_DEVICE:
+            found.append(Mistake(f"{where}.name", "another name than the box's own", repr(name)))
+        elif name is not None and names[str(name)] == 2:
+            found.append(Mistake(f"{where}.name", "a name of its own", f"{name!r} once more"))
+        driver = _driver(path, table, where, found)
+        if driver is not None:
+            made.append(Device(driver.config.name, driver))
+    return made
+
+
+def _driver(path: Path, table: Mapping[str, Any], where: str, found: list[Mistake]) -> Driver[Any] | None:
+    name = table.get("driver")
+    if not isinstance(name, str):
+        found.append(Mistake(f"{where}.driver", "the name of a driver", repr(name) if name else "nothing"))
+        return None
+    known = {mistake.where for mistake in found}
+    try:
+        cls = driver_class(name)
+        config = _rooted(cls.config_model.model_validate(table), path.resolve().parent)
+        return cls(config)
+    except ConfigError as error:
+        fresh = [Mistake(f"{where}.{m.where}", m.expected, m.got) for m in error.mistakes]
+    except MissingExtra as error:
+        fresh = [Mistake(f"{where}.driver", "a driver whose packages are installed", str(error))]
+    except ValidationError as error:
+        fresh = mistakes_of(error, where)
+    found += [mistake for mistake in fresh if mistake.where not in known]
+    return None
+
+
+def _rooted(table: Model, folder: Path) -> Model:
+    """The table with its relative paths taken from the configuration's folder."""
+    paths = {
+        name: folder / value
+        for name in type(table).model_fields
+        if isinstance(value := getattr(table, name), Path) and not value.is_absolute()
+    }
+    return table.model_copy(update=paths)

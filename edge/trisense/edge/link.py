@@ -1,0 +1,93 @@
+"""One connection to the broker: MQTT 5 first, then 3.1.1; TLS; what the box says of itself."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from typing import Final
+
+import aiomqtt
+import structlog
+from trisense.core import topics
+from trisense.core.config import read_secret
+from trisense.core.errors import ConfigError, LinkError
+from trisense.edge.config import MqttTable
+
+__all__ = ["QOS", "Connector"]
+
+log = structlog.get_logger(__name__)
+
+QOS: Final = 1
+ANSWER_S: Final = 20.0
+"""Longest wait for the broker's answer to anything; then the link counts as dead."""
+INCOMING: Final = 256
+"""Messages that wait to be handled; what is beyond is discarded, for receipts come again."""
+
+
+class Connector:
+    """Makes connections, one at a time, and remembers which protocol version the broker speaks."""
+
+    def __init__(self, box: str, table: MqttTable) -> None:
+        self._box = box
+        self._table = table
+        self._protocols = [aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311]
+
+    @contextlib.asynccontextmanager
+    async def connect(self, will: str) -> AsyncIterator[aiomqtt.Client]:
+        """A client that is connected and whose will is ``will`` on the box's state topic.
+
+        A client is never used twice: paho would send again by itself what it still holds, and the
+        spool alone decides what is sent.
+
+        Raises:
+            LinkError: the broker cannot be reached, refuses us, or the connection broke.
+        """
+        try:
+            client = self._client(will)
+            await self._enter(client)
+        except (aiomqtt.MqttError, OSError, ConfigError) as error:
+            raise LinkError(f"{self._table.host}:{self._table.port}: {error}") from error
+        try:
+            yield client
+        except aiomqtt.MqttError as error:
+            raise LinkError(f"{self._table.host}:{self._table.port}: {error}") from error
+        finally:
+            with contextlib.suppress(aiomqtt.MqttError):
+                await client.__aexit__(None, None, None)
+
+    async def _enter(self, client: aiomqtt.Client) -> None:
+        try:
+            await client.__aenter__()
+        except aiomqtt.MqttError:
+            # A broker of 3.1.1 refuses a 5 client in several ways, some just hang up: take turns.
+            self._protocols.reverse()
+            raise
+
+    def _client(self, will: str) -> aiomqtt.Client:
+        table = self._table
+        password = None if table.password_file is None else read_secret(table.password_file)
+        return aiomqtt.Client(
+            table.host,
+            table.port,
+            identifier=self._box,
+            username=table.username,
+            password=password,
+            protocol=self._protocols[0],
+            will=aiomqtt.Will(topics.state(self._box), will, QOS, retain=True),
+            clean_session=True if self._protocols[0] is aiomqtt.ProtocolVersion.V311 else None,
+            tls_context=self._tls(),
+            keepalive=table.keepalive_s,
+            timeout=ANSWER_S,
+            max_queued_incoming_messages=INCOMING,
+        )
+
+    def _tls(self) -> ssl.SSLContext | None:
+        table = self._table
+        if not (table.tls or table.ca_file or table.cert_file):
+            return None
+        context = ssl.create_default_context(cafile=None if table.ca_file is None else str(table.ca_file))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if table.cert_file is not None:
+            context.load_cert_chain(table.cert_file, table.key_file)
+        return context

@@ -1,0 +1,158 @@
+"""The spool's books: counters of each epoch, the table of streams and how far their ordinals went.
+
+Kept in memory and in the file together; after a rollback ``load`` brings memory back in line.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trisense.core.model import Counters, Sample, Stream
+from trisense.edge.ordinals import NEVER, Ordinals
+from trisense.edge.spool.file import EpochRow, StreamRow, read_epochs, read_streams
+from trisense.edge.spool.model import epoch_name
+from trisense.edge.spool.rows import pack_stream, unpack_stream
+
+__all__ = ["Books", "Epoch"]
+
+
+@dataclass(slots=True)
+class Epoch:
+    opened_ns: int
+    next_seq: int = 0
+    samples_committed: int = 0
+    exact: bool = True
+    """False where damage took the numbers: then no counters are reported for it."""
+    low_seq: int = 0
+
+
+@dataclass(slots=True)
+class _Mark:
+    """Where the ordinals of one stream stand, as far as it is committed."""
+
+    id: int
+    stream: Stream
+    description: bytes
+    last_ns: int = NEVER
+    max_n: int = -1
+
+
+class Books:
+    """Epochs and streams of one open spool file."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self.epochs: dict[int, Epoch] = {}
+        self._marks: dict[tuple[str, str], _Mark] = {}
+        self._streams: dict[int, Stream] = {}
+
+    def load(self) -> None:
+        """Read everything from the file.
+
+        Raises:
+            sqlite3.DatabaseError: the file is damaged here.
+        """
+        self.epochs = {
+            int(row.epoch, 16): Epoch(row.opened_ns, row.next_seq, row.samples_committed, bool(row.exact))
+            for row in read_epochs(self._db)
+        }
+        for epoch in self.epochs:
+            self.find_low(epoch)
+        self._streams = {}
+        self._marks = {}
+        for row in read_streams(self._db):
+            stream = unpack_stream(row.description)
+            mark = _Mark(row.id, stream, row.description, row.last_ns, row.max_n)
+            known = self._marks.get(stream.key)
+            if known is not None:
+                mark.last_ns = max(mark.last_ns, known.last_ns)
+                mark.max_n = max(mark.max_n, known.max_n)
+            self._streams[row.id] = stream
+            self._marks[stream.key] = mark
+
+    # --- streams ---
+
+    def stream(self, identity: int) -> Stream:
+        """The stream of that number.
+
+        Raises:
+            KeyError: the file has no description of it.
+        """
+        return self._streams[identity]
+
+    def stream_id(self, stream: Stream) -> int:
+        """The number of a stream, given and written at its first use."""
+        mark = self._marks.get(stream.key)
+        if mark is not None and mark.stream == stream:
+            return mark.id
+        description = pack_stream(stream)
+        identity = next((i for i, known in self._streams.items() if known == stream), None)
+        if identity is None:
+            identity = max(self._streams, default=0) + 1
+            row = StreamRow(identity, description, NEVER, -1)
+            self._db.execute("INSERT INTO stream VALUES (?,?,?,?,?)", row.cells())
+            self._streams[identity] = stream
+        last_ns, max_n = (NEVER, -1) if mark is None else (mark.last_ns, mark.max_n)
+        self._marks[stream.key] = _Mark(identity, stream, description, last_ns, max_n)
+        return identity
+
+    def mark(self, samples: Sequence[Sample]) -> None:
+        """Write how far each stream's ordinals have gone, so that they stay unique after a restart."""
+        touched: dict[tuple[str, str], _Mark] = {}
+        for sample in samples:
+            key = sample.stream.key
+            mark = self._marks[key]
+            mark.last_ns = max(mark.last_ns, sample.time_ns)
+            mark.max_n = max(mark.max_n, sample.n)
+            touched[key] = mark
+        self._db.executemany(
+            "UPDATE stream SET last_ns = ?3, max_n = ?4, crc = ?5 WHERE id = ?1 AND description = ?2",
+            [StreamRow(m.id, m.description, m.last_ns, m.max_n).cells() for m in touched.values()],
+        )
+
+    def ordinals(self, key: tuple[str, str]) -> Ordinals:
+        """Ordinals of a stream that go on where the committed ones stopped."""
+        mark = self._marks.get(key)
+        return Ordinals() if mark is None else Ordinals(mark.last_ns, mark.max_n)
+
+    # --- epochs ---
+
+    def count(self, epoch: int, samples: int) -> None:
+        """One more batch in ``epoch``."""
+        of = self.epochs[epoch]
+        of.next_seq += 1
+        of.samples_committed += samples
+        self.save(epoch)
+
+    def save(self, epoch: int) -> None:
+        of = self.epochs[epoch]
+        row = EpochRow(epoch_name(epoch), of.opened_ns, of.next_seq, of.samples_committed, int(of.exact))
+        self._db.execute(
+            "INSERT INTO epoch VALUES (?1,?2,?3,?4,?5,?6) ON CONFLICT (epoch) DO UPDATE SET"
+            " next_seq = ?3, samples_committed = ?4, exact = ?5, crc = ?6",
+            row.cells(),
+        )
+
+    def find_low(self, epoch: int) -> None:
+        """Move ``low_seq`` up to the first batch that waits; it never goes back."""
+        of = self.epochs.get(epoch)
+        if of is None:
+            return
+        row = self._db.execute(
+            "SELECT seq FROM batch WHERE epoch = ? AND seq >= ? AND settled = 0 ORDER BY seq LIMIT 1",
+            (epoch_name(epoch), of.low_seq),
+        ).fetchone()
+        of.low_seq = of.next_seq if row is None else row[0]
+
+    def forget_drained(self, keep: int, current: int) -> None:
+        """Drop the oldest epochs of which nothing waits, beyond the newest ``keep`` of them."""
+        drained = [e for e, of in self.epochs.items() if of.low_seq >= of.next_seq and e != current]
+        for epoch in drained[:-keep]:
+            self._db.execute("DELETE FROM epoch WHERE epoch = ?", (epoch_name(epoch),))
+            del self.epochs[epoch]
+
+    def counters(self, epoch: int) -> Counters:
+        of = self.epochs[epoch]
+        return Counters(epoch, of.next_seq, min(of.low_seq, of.next_seq), of.samples_committed)

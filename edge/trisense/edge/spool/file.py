@@ -1,0 +1,360 @@
+"""The spool's file: how it is opened, locked, laid out, checked, and read when it is damaged.
+
+``queue.py`` is the queue; this module knows SQLite's files. The layout is documented for other
+readers in the edge's README, section "The spool file".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+from trisense.core.errors import SpoolError, SpoolLocked
+from trisense.edge.spool.model import epoch_name, epoch_number
+from trisense.edge.spool.rows import checksum
+
+__all__ = [
+    "CORRUPT_CODES",
+    "FULL_CODES",
+    "Ballast",
+    "BatchRow",
+    "EpochNote",
+    "EpochRow",
+    "StreamRow",
+    "connect",
+    "lock",
+    "read_batches",
+    "read_epochs",
+    "read_streams",
+    "set_aside",
+]
+
+log = structlog.get_logger(__name__)
+
+APPLICATION_ID: Final = 0x74726973
+VERSION: Final = 1
+PAGE_BYTES: Final = 4096
+CHECKPOINT_PAGES: Final = 256
+"""The WAL is folded into the file every MiB: what a full disk must still have room for."""
+QUICK_CHECK_BYTES: Final = 64 * 1024 * 1024
+"""Largest file that is read whole at the start; an SD card gives about 30 MB a second."""
+CORRUPT_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+FULL_CODES: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
+"""A full disk answers with either, depending on which file could not grow."""
+
+SCHEMA: Final = """
+CREATE TABLE epoch (
+    epoch TEXT PRIMARY KEY, opened_ns INTEGER, next_seq INTEGER, samples_committed INTEGER,
+    exact INTEGER, crc INTEGER);
+CREATE TABLE stream (
+    id INTEGER PRIMARY KEY, description BLOB, last_ns INTEGER, max_n INTEGER, crc INTEGER);
+CREATE TABLE batch (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, epoch TEXT NOT NULL, seq INTEGER NOT NULL,
+    class TEXT NOT NULL, state TEXT NOT NULL, settled INTEGER NOT NULL, settled_ns INTEGER,
+    committed_ns INTEGER, boot_id TEXT, mono_ns INTEGER, synced INTEGER, error_ms INTEGER,
+    samples INTEGER NOT NULL, hash BLOB, rows BLOB, blob BLOB, crc INTEGER);
+CREATE UNIQUE INDEX identity ON batch (epoch, seq);
+CREATE INDEX waiting ON batch (class, id) WHERE settled = 0;
+CREATE INDEX kept ON batch (settled_ns) WHERE settled > 0;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    epoch: str
+    opened_ns: int
+    next_seq: int
+    samples_committed: int
+    exact: int
+
+    def cells(self) -> tuple[object, ...]:
+        """Every cell, the checksum last."""
+        bare = (self.epoch, self.opened_ns, self.next_seq, self.samples_committed, self.exact)
+        return (*bare, checksum(bare))
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRow:
+    id: int
+    description: bytes
+    last_ns: int
+    max_n: int
+
+    def cells(self) -> tuple[object, ...]:
+        """Every cell, the checksum last."""
+        bare = (self.id, self.description, self.last_ns, self.max_n)
+        return (*bare, checksum(bare))
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """One batch as it lies in the file; ``settled`` may change without a new checksum."""
+
+    COLUMNS = (
+        "id, epoch, seq, class, state, settled, committed_ns, boot_id, mono_ns, synced, error_ms,"
+        " samples, hash, rows, blob, crc"
+    )
+
+    id: int
+    epoch: str
+    seq: int
+    batch_class: str
+    state: str
+    settled: int
+    committed_ns: int
+    boot_id: str
+    mono_ns: int
+    synced: int
+    error_ms: int | None
+    samples: int
+    hash: bytes
+    rows: bytes
+    blob: bytes | None
+    crc: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.rows) + len(self.blob or b"")
+
+    def checksum(self) -> int:
+        return checksum(
+            (
+                self.epoch,
+                self.seq,
+                self.batch_class,
+                self.state,
+                self.committed_ns,
+                self.boot_id,
+                self.mono_ns,
+                self.synced,
+                self.error_ms,
+                self.samples,
+                self.hash,
+                self.rows,
+                self.blob,
+            )
+        )
+
+    def whole(self) -> bool:
+        try:
+            return self.crc == self.checksum()
+        except (TypeError, ValueError, OverflowError):
+            return False  # a damaged cell may have any type
+
+    def insert(self, db: sqlite3.Connection) -> int:
+        """Write it as a new row with its own identity; gives the row's id."""
+        cursor = db.execute(
+            "INSERT INTO batch (epoch, seq, class, state, settled, committed_ns, boot_id, mono_ns, synced,"
+            " error_ms, samples, hash, rows, blob, crc) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                self.epoch,
+                self.seq,
+                self.batch_class,
+                self.state,
+                self.settled,
+                self.committed_ns,
+                self.boot_id,
+                self.mono_ns,
+                self.synced,
+                self.error_ms,
+                self.samples,
+                self.hash,
+                self.rows,
+                self.blob,
+                self.checksum(),
+            ),
+        )
+        return int(cursor.lastrowid or 0)
+
+
+def lock(path: Path) -> int:
+    """Take the spool for this process until the file descriptor is closed.
+
+    Raises:
+        SpoolLocked: another process has it.
+        SpoolError: its folder cannot be written.
+    """
+    name = path.with_name(path.name + ".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SpoolError(f"{name}: cannot open the lock: {error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise SpoolLocked(f"{path}: another process has this spool open") from error
+    return descriptor
+
+
+def connect(path: Path, *, max_bytes: int) -> sqlite3.Connection:
+    """Open the file, laying it out when it is new, and look whether it is whole.
+
+    Raises:
+        sqlite3.DatabaseError: with a code of ``CORRUPT_CODES`` where it is damaged.
+        SpoolError: it belongs to another program or a newer version.
+    """
+    db = sqlite3.connect(path, isolation_level=None, timeout=10)
+    try:
+        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        db.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_PAGES * PAGE_BYTES}")
+        db.execute(f"PRAGMA max_page_count = {max_bytes // PAGE_BYTES}")
+        # Memory is scarcer than reads on a box: the spool is written once and read once.
+        db.execute("PRAGMA cache_size = -1024")
+        _lay_out(db, path)
+        if path.stat().st_size <= QUICK_CHECK_BYTES:
+            (answer,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if answer != "ok":
+                raise _damaged(str(answer))
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _lay_out(db: sqlite3.Connection, path: Path) -> None:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if not tables:
+        db.executescript(
+            f"BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
+            f" PRAGMA user_version = {VERSION}; COMMIT;"
+        )
+    elif application != APPLICATION_ID:
+        raise _damaged(f"application id {application:#x}")
+    elif version != VERSION:
+        raise SpoolError(f"{path}: made by another version of trisense (layout {version}, ours {VERSION})")
+
+
+def _damaged(what: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(what)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
+def read_epochs(db: sqlite3.Connection, *, damaged_ok: bool = False) -> list[EpochRow]:
+    """Epochs, oldest first. A damaged row raises ``DatabaseError`` unless ``damaged_ok``."""
+    found = []
+    for *cells, crc in db.execute(
+        "SELECT epoch, opened_ns, next_seq, samples_committed, exact, crc FROM epoch ORDER BY rowid"
+    ):
+        if checksum(cells) == crc:
+            found.append(EpochRow(*cells))
+        elif not damaged_ok:
+            raise _damaged("an epoch's checksum")
+    return found
+
+
+def read_streams(db: sqlite3.Connection, *, damaged_ok: bool = False) -> list[StreamRow]:
+    """Streams by id. A damaged row raises ``DatabaseError`` unless ``damaged_ok``."""
+    found = []
+    for *cells, crc in db.execute("SELECT id, description, last_ns, max_n, crc FROM stream ORDER BY id"):
+        if checksum(cells) == crc:
+            found.append(StreamRow(*cells))
+        elif not damaged_ok:
+            raise _damaged("a stream's checksum")
+    return found
+
+
+def read_batches(db: sqlite3.Connection, *, until: float) -> Iterator[BatchRow]:
+    """Every batch that a damaged file still gives, from both ends towards the damage, at most once.
+
+    Stops at ``until`` (monotonic seconds): a box must go on sensing.
+    """
+    seen = -1
+    query = f"SELECT {BatchRow.COLUMNS} FROM batch WHERE id > ? ORDER BY id"  # noqa: S608  # a constant
+    for query_, start in ((query, -1), (query.replace("ORDER BY id", "ORDER BY id DESC"), None)):
+        try:
+            for cells in db.execute(query_, (seen if start is None else start,)):
+                if time.monotonic() > until:
+                    return
+                row = BatchRow(*cells)
+                if start is not None:
+                    seen = row.id
+                if row.whole():
+                    yield row
+        except (sqlite3.DatabaseError, OverflowError) as error:
+            log.debug("spool_salvage_stopped", why=str(error), after=seen)
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged spool and its WAL out of the way; only the newest such copy is kept."""
+    for old in path.parent.glob(f"{path.name}.damaged*"):
+        old.unlink()
+    aside = path.with_name(f"{path.name}.damaged")
+    for suffix in ("-wal", ""):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    path.with_name(path.name + "-shm").unlink(missing_ok=True)
+    return aside
+
+
+class Ballast:
+    """Room set aside on the disk, given back when SQLite finds none: even a DELETE needs some."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self._path = path.with_name(path.name + ".ballast")
+        self._size_bytes = size_bytes
+
+    def release(self) -> bool:
+        """Give the room back; False when it had been given already."""
+        try:
+            self._path.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def disk_is_short(self) -> bool:
+        """Whether the disk has less free than the ballast would give."""
+        disk = os.statvfs(self._path.parent)
+        return disk.f_bavail * disk.f_frsize < self._size_bytes
+
+    def load(self) -> None:
+        """Set the room aside where the disk has twice that free."""
+        if self._path.exists() and self._path.stat().st_size == self._size_bytes:
+            return
+        disk = os.statvfs(self._path.parent)
+        if disk.f_bavail * disk.f_frsize < 2 * self._size_bytes:
+            return
+        with contextlib.suppress(OSError), self._path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, self._size_bytes)
+
+
+class EpochNote:
+    """Names of the epochs beside the file, for the day the file cannot be read at all."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + ".epochs")
+
+    def write(self, epochs: Iterable[int]) -> None:
+        """Replace the note; a failure is logged, for the spool works without it."""
+        fresh = self._path.with_name(self._path.name + ".new")
+        try:
+            with fresh.open("w", encoding="ascii") as file:
+                file.writelines(f"{epoch_name(epoch)}\n" for epoch in epochs)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
+        except OSError as error:
+            log.warning("spool_note_failed", path=str(self._path), why=str(error))
+
+    def read(self) -> set[int]:
+        try:
+            names = self._path.read_text(encoding="ascii").split()
+        except (OSError, UnicodeDecodeError):
+            return set()
+        return {epoch for name in names if (epoch := epoch_number(name)) >= 0}

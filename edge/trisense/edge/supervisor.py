@@ -1,0 +1,207 @@
+"""One task per device: connect, read on schedule, back off, recover; nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from types import AsyncGeneratorType
+from typing import Any, Final
+
+import structlog
+from trisense.core.errors import DeviceError, DeviceTimeout, LineError
+from trisense.drivers import Lines, Observed
+from trisense.drivers.sdk import Driver, PolledDriver, StreamingDriver
+from trisense.edge.backoff import Backoff
+
+__all__ = ["DeviceHealth", "Schedule", "Supervisor", "deadline", "deadline_s"]
+
+log = structlog.get_logger(__name__)
+
+CLOSE_S: Final = 2.0
+"""Longest wait for a driver to let go of its line."""
+FIRST_WAIT_S: Final = 1.0
+LONGEST_WAIT_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class DeviceHealth:
+    """What the runtime knows of one device."""
+
+    reads: int = 0
+    """Reads that came back, of a polled device; rows, of a streaming one."""
+    rows: int = 0
+    failures: int = 0
+    missed: int = 0
+    """Scheduled reads left out because the one before took too long."""
+    connected: bool = False
+    error: str | None = None
+    """Why it does not work now; None while it does."""
+    last_row_s: float | None = None
+    """Monotonic time of its last row."""
+
+    def age_s(self) -> float | None:
+        """Seconds since its last row."""
+        return None if self.last_row_s is None else time.monotonic() - self.last_row_s
+
+
+class Hung(DeviceTimeout):
+    """A driver did not come back: its line is closed and opened again."""
+
+
+class Schedule:
+    """Slots at a fixed distance: no drift, and no burst after a slow read."""
+
+    def __init__(self, interval_s: float, phase: float, now_s: float) -> None:
+        self._interval_s = interval_s
+        self._start_s = now_s + phase * interval_s
+        self._slot = -1
+
+    def next(self, now_s: float) -> tuple[float, int]:
+        """(time of the next slot, slots left out since the last one)."""
+        due = max(0, -int(-(now_s - self._start_s) // self._interval_s))
+        slot = max(self._slot + 1, due)
+        missed = slot - self._slot - 1
+        self._slot = slot
+        return self._start_s + slot * self._interval_s, missed
+
+
+class Supervisor:
+    """Runs one device until cancelled."""
+
+    def __init__(
+        self,
+        driver: Driver[Any],
+        lines: Lines,
+        take: Callable[[Sequence[Observed]], None],
+        *,
+        phase: float = 0.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        """``take`` is given the rows; ``phase`` in [0, 1) spreads polled devices over their interval."""
+        self.health = DeviceHealth()
+        self._driver = driver
+        self._lines = lines
+        self._take = take
+        self._phase = phase
+        self._backoff = Backoff(first_s=FIRST_WAIT_S, longest_s=LONGEST_WAIT_S, rng=rng)
+        self._failing_since_s: float | None = None
+        self._log = log.bind(device=driver.config.name, driver=driver.config.driver)
+
+    async def run(self) -> None:
+        """Keep the device working; only being cancelled ends it."""
+        while True:
+            try:
+                await self._session()
+            except DeviceError as error:
+                self._failed(error)
+            except Exception as error:  # noqa: BLE001  # the edge that keeps one driver's bug from its neighbours
+                self._failed(error, traceback=True)
+            await asyncio.sleep(self._backoff.next_s())
+
+    async def _session(self) -> None:
+        """From connect to the loss of the line."""
+        try:
+            async with deadline(self._driver, "connect"):
+                await self._driver.connect(self._lines)
+            self.health.connected = True
+            if isinstance(self._driver, PolledDriver):
+                await self._poll(self._driver)
+            elif isinstance(self._driver, StreamingDriver):
+                await self._follow(self._driver)
+        finally:
+            self.health.connected = False
+            await self._close()
+
+    async def _poll(self, driver: PolledDriver[Any]) -> None:
+        schedule = Schedule(driver.config.interval_s, self._phase, time.monotonic())
+        while True:
+            slot_s, missed = schedule.next(time.monotonic())
+            self.health.missed += missed
+            await asyncio.sleep(max(0.0, slot_s - time.monotonic()))
+            try:
+                async with deadline(driver, "read"):
+                    rows = await driver.read()
+            except (LineError, Hung):
+                raise
+            except DeviceError as error:
+                # The line is still good: keep it, and leave the device alone for a while.
+                self._failed(error)
+                await asyncio.sleep(self._backoff.next_s())
+            else:
+                self.health.reads += 1
+                self._worked(rows)
+
+    async def _follow(self, driver: StreamingDriver[Any]) -> None:
+        # How long silence may last is the driver's to say: it alone knows keep-alives from rows.
+        rows = driver.observe()
+        try:
+            async for row in rows:
+                self.health.reads += 1
+                self._worked((row,))
+        finally:
+            if isinstance(rows, AsyncGeneratorType):
+                await rows.aclose()
+        raise LineError(driver.config.name, "the stream ended")
+
+    async def _close(self) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._driver.close()
+        except TimeoutError:
+            self._log.warning("close_hung", waited_s=CLOSE_S)
+        except Exception as error:  # noqa: BLE001  # as above: a driver's bug stays with its device
+            self._log.warning("close_failed", why=repr(error))
+
+    def _worked(self, rows: Sequence[Observed]) -> None:
+        self.health.rows += len(rows)
+        if rows:
+            self.health.last_row_s = time.monotonic()
+        self._take(rows)
+        if self._failing_since_s is not None:
+            gone_s = round(time.monotonic() - self._failing_since_s, 1)
+            self._log.info("device_recovered", after_s=gone_s, failures=self._backoff.failures)
+            self._failing_since_s = None
+            self.health.error = None
+        self._backoff.reset()
+
+    def _failed(self, error: Exception, *, traceback: bool = False) -> None:
+        """Count a failure; loud the first time, and for a bug not seen just before; else at debug."""
+        why = str(error) if isinstance(error, DeviceError) else repr(error)
+        self.health.failures += 1
+        loud = self._failing_since_s is None or (traceback and why != self.health.error)
+        if self._failing_since_s is None:
+            self._failing_since_s = time.monotonic()
+        say = self._log.warning if loud else self._log.debug
+        say("device_failed", why=why, error=type(error).__name__, exc_info=error if traceback else None)
+        self.health.error = why
+
+
+def deadline_s(driver: Driver[Any]) -> float:
+    """When a ``connect`` or ``read`` that does not come back is cut.
+
+    The driver keeps its own time-outs, several in one read and some spent waiting for a bus; this
+    one is for a driver that hangs.
+    """
+    return 30.0 + 4.0 * float(driver.config.timeout_s)
+
+
+@contextlib.asynccontextmanager
+async def deadline(driver: Driver[Any], what: str) -> AsyncIterator[None]:
+    """Cut the block after ``deadline_s``.
+
+    Raises:
+        Hung: it was cut.
+    """
+    limit_s = deadline_s(driver)
+    timer = asyncio.timeout(limit_s)
+    try:
+        async with timer:
+            yield
+    except TimeoutError as error:
+        if not timer.expired():
+            raise
+        raise Hung(driver.config.name, f"{what} hung", timeout_s=limit_s) from error
