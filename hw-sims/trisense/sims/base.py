@@ -12,6 +12,7 @@ import contextlib
 import os
 import random
 import select
+import termios
 import time
 import tty
 from abc import ABC, abstractmethod
@@ -76,16 +77,12 @@ class Simulator(ABC):
 
     def now_ns(self) -> int:
         """UTC time whose values to tell: now, or while the ``stuck`` fault lasts when it began."""
-        if self._stuck is not None:
-            began_ns, until = self._stuck
-            if time.monotonic() < until:
-                return began_ns
-            self._stuck = None
-        return time.time_ns()
+        return self._stuck[0] if self._stuck is not None and self.stuck else time.time_ns()
 
     @property
     def stuck(self) -> bool:
-        return self._stuck is not None
+        """Whether it repeats itself just now."""
+        return self._stuck is not None and time.monotonic() < self._stuck[1]
 
     def get_stuck(self) -> None:
         """From the next frame on repeat the last values for ``stuck_s``; an end calls it."""
@@ -132,9 +129,10 @@ class End(ABC):
         Raises:
             Hangup: the host left, or the fault ``hangup`` struck.
         """
+        repeats = self._sim.stuck
         fault = self._fault()
         sent = await self._send_with(fault, frame, check)
-        if fault is None and self._sim.stuck:
+        if fault is None and repeats:
             fault = "stuck"
         for row in told:
             self._sim.truth.write(device or self._sim.name, row, fault=fault, sent=sent)
@@ -179,7 +177,7 @@ class PtyEnd(End):
         super().__init__(sim)
         self._master = master
         self._input = bytearray()
-        self._gone = False
+        self.gone = False
         self._news = asyncio.Event()
         self._second_per_byte = sim.bits_per_char / sim.baud
         asyncio.get_running_loop().add_reader(master, self._receive)
@@ -192,7 +190,7 @@ class PtyEnd(End):
         except OSError:  # EIO: the last host closed the slave
             data = b""
         if not data or len(self._input) > INPUT_BYTES:
-            self._gone = True
+            self.gone = True
             self.detach()
         self._input += data
         self._news.set()
@@ -203,7 +201,7 @@ class PtyEnd(End):
 
     async def read(self) -> bytes:
         while not self._input:
-            if self._gone:
+            if self.gone:
                 raise Hangup("host left")
             self._news.clear()
             await self._news.wait()
@@ -215,7 +213,7 @@ class PtyEnd(End):
         for start in range(0, len(data), FIFO_BYTES):
             piece = data[start : start + FIFO_BYTES]
             await asyncio.sleep(len(piece) * self._second_per_byte)
-            if self._gone:
+            if self.gone:
                 raise Hangup("host left")
             # A UART drops what its host does not fetch; it never waits for it.
             with contextlib.suppress(BlockingIOError):
@@ -223,7 +221,7 @@ class PtyEnd(End):
 
     async def left(self) -> None:
         """Wait until the host is gone."""
-        while not self._gone:
+        while not self.gone:
             self._news.clear()
             await self._news.wait()
 
@@ -255,26 +253,36 @@ class TcpEnd(End):
             raise Hangup(str(error)) from error
 
 
-def _open_pty(link: Path) -> int:
-    """Open a raw pty and point ``link`` at its slave; returns the master."""
-    master, slave = os.openpty()
-    tty.setraw(slave)  # no echo, no CR/LF translation; holds for whoever opens the slave later
-    target = os.ttyname(slave)
-    os.close(slave)
-    os.set_blocking(master, False)
-    fresh = link.with_name(f".{link.name}.{os.getpid()}")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target)
-    fresh.replace(link)
-    return master
+class Pty:
+    """A raw pty with a symbolic link to its slave."""
 
+    def __init__(self, link: Path) -> None:
+        self.master, slave = os.openpty()
+        tty.setraw(slave)  # no echo, no CR/LF translation; holds for whoever opens the slave later
+        self.slave = os.ttyname(slave)
+        os.close(slave)
+        os.set_blocking(self.master, False)
+        fresh = link.with_name(f".{link.name}.{os.getpid()}")
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(self.slave)
+        fresh.replace(link)
 
-async def _host_on(master: int) -> None:
-    """Wait until a host has the slave open."""
-    poller = select.poll()
-    poller.register(master, select.POLLIN)
-    while any(event & select.POLLHUP for _, event in poller.poll(0)):  # noqa: ASYNC110  # there is no event
-        await asyncio.sleep(LOOK_S)
+    async def host(self) -> None:
+        """Wait until a host has the slave open."""
+        poller = select.poll()
+        poller.register(self.master, select.POLLIN)
+        while any(event & select.POLLHUP for _, event in poller.poll(0)):  # noqa: ASYNC110  # there is no event
+            await asyncio.sleep(LOOK_S)
+
+    def forget(self) -> None:
+        """Throw away what a host left unread, as a UART does when it is closed."""
+        with contextlib.suppress(OSError):  # a new host may hold the slave for itself already
+            slave = os.open(self.slave, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+            termios.tcflush(slave, termios.TCIFLUSH)
+            os.close(slave)
+
+    def close(self) -> None:
+        os.close(self.master)
 
 
 async def together(*parts: Coroutine[Any, Any, None]) -> None:
@@ -299,17 +307,19 @@ async def _converse(sim: Simulator, end: PtyEnd) -> None:
         end.detach()
 
 
-async def _run_pty(sim: Simulator, link: Path, first: int) -> None:
-    master = first
+async def _run_pty(sim: Simulator, link: Path, pty: Pty) -> None:
     try:
         while True:
-            await _host_on(master)
-            await _converse(sim, PtyEnd(sim, master))
-            # A new pty for each conversation: nothing unread, no exclusive flag of the old host stays.
-            old, master = master, _open_pty(link)
-            os.close(old)
+            await pty.host()
+            end = PtyEnd(sim, pty.master)
+            await _converse(sim, end)
+            if end.gone:
+                pty.forget()
+            else:  # the device hung up
+                old, pty = pty, Pty(link)
+                old.close()
     finally:
-        os.close(master)
+        pty.close()
         link.unlink(missing_ok=True)  # noqa: ASYNC240  # devpts and tmpfs answer at once
 
 
@@ -319,7 +329,8 @@ async def plugged(sim: Simulator, link: Path) -> AsyncIterator[Path]:
 
     Raises what ``talk`` raised, if it failed, at the end of the block.
     """
-    task = asyncio.create_task(_run_pty(sim, link, _open_pty(link)))
+    task = asyncio.create_task(_run_pty(sim, link, Pty(link)))
+    await asyncio.sleep(0)  # a task that has not begun would not put its pty away when cancelled
     try:
         yield link
     finally:
@@ -330,7 +341,7 @@ async def plugged(sim: Simulator, link: Path) -> AsyncIterator[Path]:
 
 async def serve_pty(sim: Simulator, link: Path) -> None:
     """Run the device at ``link`` until cancelled; after a hang-up it is there again under the same link."""
-    await _run_pty(sim, link, _open_pty(link))
+    await _run_pty(sim, link, Pty(link))
 
 
 @asynccontextmanager
