@@ -6,10 +6,10 @@ readers in the edge's README, section "The spool file".
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import sqlite3
+import struct
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -49,6 +49,9 @@ QUICK_CHECK_BYTES: Final = 64 * 1024 * 1024
 CORRUPT_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 FULL_CODES: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 """A full disk answers with either, depending on which file could not grow."""
+
+WAL_HEAD: Final = struct.Struct(">III I 8s 8s")
+WAL_FRAME: Final = struct.Struct(">II 8s 8s")
 
 SCHEMA: Final = """
 CREATE TABLE epoch (
@@ -196,13 +199,17 @@ def lock(path: Path) -> int:
     return descriptor
 
 
-def connect(path: Path, *, max_bytes: int) -> sqlite3.Connection:
+def connect(path: Path, *, max_bytes: int) -> tuple[sqlite3.Connection, bool]:
     """Open the file, laying it out when it is new, and look whether it is whole.
+
+    The second value tells whether commits at the end of the WAL were lost: at a damaged frame SQLite
+    takes that frame and all behind it for a commit that was never finished, and says nothing.
 
     Raises:
         sqlite3.DatabaseError: with a code of ``CORRUPT_CODES`` where it is damaged.
         SpoolError: it belongs to another program or a newer version.
     """
+    committed = _wal_frames(path.with_name(path.name + "-wal"))
     db = sqlite3.connect(path, isolation_level=None, timeout=10)
     try:
         db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
@@ -213,6 +220,7 @@ def connect(path: Path, *, max_bytes: int) -> sqlite3.Connection:
         db.execute(f"PRAGMA max_page_count = {max_bytes // PAGE_BYTES}")
         # Memory is scarcer than reads on a box: the spool is written once and read once.
         db.execute("PRAGMA cache_size = -1024")
+        (_, recovered, _) = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         _lay_out(db, path)
         if path.stat().st_size <= QUICK_CHECK_BYTES:
             (answer,) = db.execute("PRAGMA quick_check(1)").fetchone()
@@ -221,7 +229,32 @@ def connect(path: Path, *, max_bytes: int) -> sqlite3.Connection:
     except BaseException:
         db.close()
         raise
-    return db
+    return db, recovered < committed
+
+
+def _wal_frames(wal: Path) -> int:
+    """Frames up to the last commit in a WAL, going by its marks alone and not by its checksums.
+
+    Format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log; frames left from before the
+    last reset carry older salts.
+    """
+    last_commit = 0
+    try:
+        with wal.open("rb") as file:
+            head = file.read(WAL_HEAD.size)
+            if len(head) < WAL_HEAD.size:
+                return 0
+            _, _, page_bytes, _, salts, _ = WAL_HEAD.unpack(head)
+            frame = 0
+            while len(mark := file.read(WAL_FRAME.size)) == WAL_FRAME.size:
+                frame += 1
+                _, size_after_commit, frame_salts, _ = WAL_FRAME.unpack(mark)
+                if frame_salts == salts and size_after_commit:
+                    last_commit = frame
+                file.seek(page_bytes, os.SEEK_CUR)
+    except FileNotFoundError:
+        return 0
+    return last_commit
 
 
 def _lay_out(db: sqlite3.Connection, path: Path) -> None:
@@ -323,15 +356,20 @@ class Ballast:
         disk = os.statvfs(self._path.parent)
         return disk.f_bavail * disk.f_frsize < self._size_bytes
 
-    def load(self) -> None:
-        """Set the room aside where the disk has twice that free."""
+    def load(self) -> bool:
+        """Set the room aside where the disk has twice that free; tells whether it is."""
         if self._path.exists() and self._path.stat().st_size == self._size_bytes:
-            return
+            return True
         disk = os.statvfs(self._path.parent)
         if disk.f_bavail * disk.f_frsize < 2 * self._size_bytes:
-            return
-        with contextlib.suppress(OSError), self._path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, self._size_bytes)
+            return False
+        try:
+            with self._path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, self._size_bytes)
+        except OSError as error:
+            log.warning("spool_ballast_failed", why=str(error))
+            return False
+        return True
 
 
 class EpochNote:
@@ -352,9 +390,10 @@ class EpochNote:
         except OSError as error:
             log.warning("spool_note_failed", path=str(self._path), why=str(error))
 
-    def read(self) -> set[int]:
+    def read(self) -> list[int]:
+        """The epochs noted, the one of the last opening last."""
         try:
             names = self._path.read_text(encoding="ascii").split()
         except (OSError, UnicodeDecodeError):
-            return set()
-        return {epoch for name in names if (epoch := epoch_number(name)) >= 0}
+            return []
+        return [epoch for name in names if (epoch := epoch_number(name)) >= 0]

@@ -91,8 +91,7 @@ class Spool:
         self._lock = files.lock(self.path)
         try:
             try:
-                self._connect()
-                self._begin_epoch()
+                self._open_file()
             except sqlite3.Error as error:
                 if _code(error) not in files.CORRUPT_CODES:
                     raise SpoolError(f"{self.path}: cannot open: {error}") from error
@@ -107,8 +106,8 @@ class Spool:
         self._db.close()
         os.close(self._lock)
 
-    def _connect(self) -> None:
-        self._db = files.connect(self.path, max_bytes=self._options.max_bytes)
+    def _open_file(self) -> None:
+        self._db, tail_lost = files.connect(self.path, max_bytes=self._options.max_bytes)
         self._books = Books(self._db)
         try:
             self._books.load()
@@ -116,6 +115,16 @@ class Spool:
             self._db.close()
             raise
         self._loss_ordinals = self._books.ordinals(LOSS.key)
+        before = self._note.read()[-1:]
+        self._begin_epoch()
+        if tail_lost:
+            log.error("spool_tail_lost", path=str(self.path))
+            self._durably(lambda: self._insert_losses([self._tail(epoch).values() for epoch in before]))
+
+    def _tail(self, epoch: int) -> Loss:
+        """All that may have followed what the file still has of ``epoch``."""
+        known = self._books.epochs.get(epoch)
+        return Loss("corrupt", epoch, 0 if known is None else known.next_seq, None)
 
     def _begin_epoch(self) -> None:
         """Mint the epoch of this opening; it reaches the file with its first batch."""
@@ -216,6 +225,9 @@ class Spool:
         short = self._ballast.disk_is_short()
         released = short and self._ballast.release()
         log.warning("spool_full", why=str(error), disk_is_short=short, ballast_released=released)
+        if short:
+            # What the ballast gave is for the WAL: the file itself must not grow into it.
+            self._cap(grow=False)
         self._fold_wal()
         try:
             freed = self._transact(lambda: self._free("disk_full" if short else "cap"))
@@ -226,12 +238,19 @@ class Spool:
         self._fold_wal()
         return freed or released
 
+    def _cap(self, *, grow: bool) -> None:
+        """Let the file grow up to its cap, or not beyond what it has."""
+        pages = self._options.max_bytes // files.PAGE_BYTES if grow else 1  # never less than it has
+        self._db.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+
     def _fold_wal(self) -> None:
+        """Begin the WAL anew within the room it has: given back, others might take it."""
         with contextlib.suppress(sqlite3.Error):
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
     def _free(self, reason: str) -> bool:
-        goal_bytes = max(ROUND_BYTES, self._options.max_bytes // 50)
+        (pages,) = self._db.execute("PRAGMA page_count").fetchone()
+        goal_bytes = max(ROUND_BYTES, pages * files.PAGE_BYTES // 50)
         kept = self._heads(f"{HEAD} WHERE settled > 0 ORDER BY settled_ns", goal_bytes)
         if kept:
             self._delete(kept)
@@ -273,7 +292,8 @@ class Spool:
 
         Gives the number of batches deleted; to be called every few minutes.
         """
-        self._ballast.load()
+        if self._ballast.load():
+            self._cap(grow=True)
         before_ns = self._clock.now_ns() - int(self._options.keep_s * 1e9)
         query = f"{HEAD} WHERE settled > 0 AND settled_ns < ? ORDER BY settled_ns LIMIT 2000"
 
@@ -451,7 +471,7 @@ class Spool:
         log.error("spool_damaged", path=str(self.path), why=str(error), kept_as=str(aside))
         noted = self._note.read()
         salvage = Salvage(aside)
-        self._db = files.connect(self.path, max_bytes=self._options.max_bytes)
+        self._db, _ = files.connect(self.path, max_bytes=self._options.max_bytes)
         self._db.execute("BEGIN IMMEDIATE")
         try:
             salvage.run(self._db)

@@ -1,0 +1,158 @@
+"""What the edge's tests share: a clock they set, streams, spools, and a broker of their own."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trisense.core.model import BatchClass, ClockState, Field, FieldType, Layer, Sample, Stream
+from trisense.edge.spool import Cut, Spool, SpoolOptions
+
+T0_NS = 1_780_000_000_000_000_000
+
+
+@dataclass
+class FakeClock:
+    """A clock that stands still until told."""
+
+    wall_ns: int = T0_NS
+    since_boot_ns: int = 5_000_000_000
+    boot_id: str = "boot-1"
+    clock_state: ClockState = field(default_factory=lambda: ClockState(True, 3))
+
+    def now_ns(self) -> int:
+        return self.wall_ns
+
+    def boot_ns(self) -> int:
+        return self.since_boot_ns
+
+    def state(self) -> ClockState:
+        return self.clock_state
+
+    def advance(self, seconds: float) -> None:
+        self.wall_ns += int(seconds * 1e9)
+        self.since_boot_ns += int(seconds * 1e9)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def stream() -> Stream:
+    return Stream(
+        device="mast",
+        measurement="weather",
+        layer=Layer.GROUND,
+        fields=(
+            Field("air_temperature", "Cel", FieldType.FLOAT, 0.1),
+            Field("vehicle_count", "{vehicle}", FieldType.INT),
+            Field("state", "", FieldType.STR, valid=None),
+        ),
+    )
+
+
+@pytest.fixture
+def cut(stream: Stream) -> Callable[..., Cut]:
+    """Makes a cut whose samples tell its number."""
+
+    def make(
+        number: int, *, rows: int = 3, batch_class: BatchClass = BatchClass.DATA, blob: bytes | None = None
+    ) -> Cut:
+        samples = tuple(
+            Sample(
+                stream,
+                T0_NS + number * 1_000_000_000 + row * 1_000_000,
+                (number + row / 10, number, None if row else f"batch {number}"),
+                quality=((2, 9),) if row else (),
+            )
+            for row in range(rows)
+        )
+        return Cut(batch_class, samples, blob)
+
+    return make
+
+
+@pytest.fixture
+def spool_path(tmp_path: Path) -> Path:
+    return tmp_path / "spool.db"
+
+
+@pytest.fixture
+def make_spool(spool_path: Path, clock: FakeClock) -> Callable[..., Spool]:
+    """Makes a spool that is not yet open."""
+
+    def make(**options: Any) -> Spool:
+        return Spool(spool_path, clock, SpoolOptions(**({"ballast_bytes": 1 << 18} | options)))
+
+    return make
+
+
+@pytest.fixture
+def spool(make_spool: Callable[..., Spool]) -> Iterator[Spool]:
+    with make_spool() as opened:
+        yield opened
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Broker:
+    """A Mosquitto of our own on a free loopback port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = _free_port()
+        self._config = folder / "mosquitto.conf"
+        self._config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\n"
+            "persistence false\nmax_packet_size 327680\n"
+        )
+        self._log = folder / "mosquitto.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(["mosquitto", "-c", str(self._config)], stderr=log)
+        while True:
+            assert self._process.poll() is None, self._log.read_text()
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except ConnectionRefusedError:
+                continue
+
+    def kill(self) -> None:
+        """SIGKILL, proven to have ended it."""
+        assert self._process is not None
+        self._process.kill()
+        assert self._process.wait() == -9
+        self._process = None
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    made = Broker(tmp_path)
+    made.start()
+    yield made
+    made.stop()

@@ -1,0 +1,395 @@
+"""The disk queue: what was committed stays, what is lost is declared, the file always opens."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trisense.core.errors import SpoolFull, SpoolLocked
+from trisense.core.messages import LOSS, EpochReceipt
+from trisense.core.model import Batch, BatchClass, ClockState, batch_hash
+from trisense.edge.spool import Cut, Head, Loss, Spool, SpoolOptions
+
+MakeSpool = Callable[..., Spool]
+MakeCut = Callable[..., Cut]
+CLASSES = tuple(BatchClass)
+
+
+def waiting(spool: Spool) -> dict[tuple[int, int], Batch]:
+    """Every batch without a receipt, by identity."""
+    heads = [head for of in CLASSES for head in spool.heads(of, limit=100_000)]
+    return {(b.epoch, b.seq): b for _, b in spool.load([h.id for h in heads])}
+
+
+def declared(spool: Spool) -> list[dict[str, Any]]:
+    """Every loss the spool declares."""
+    names = [field.name for field in LOSS.fields]
+    return [
+        dict(zip(names, sample.values, strict=True))
+        for batch in waiting(spool).values()
+        for sample in batch.samples
+        if sample.stream == LOSS
+    ]
+
+
+def data(batches: dict[tuple[int, int], Batch]) -> dict[tuple[int, int], Batch]:
+    return {key: b for key, b in batches.items() if b.samples[0].stream != LOSS}
+
+
+def test_a_batch_comes_back_as_it_was_committed(spool: Spool, cut: MakeCut) -> None:
+    one = cut(1)
+    picture = cut(2, rows=1, batch_class=BatchClass.MEDIA, blob=b"\xff\xd8 picture")
+    heads = spool.commit([one, picture])
+
+    (_, first), (_, second) = spool.load([head.id for head in heads])
+
+    assert first == Batch(
+        spool.epoch, 0, BatchClass.DATA, ClockState(True, 3), one.samples, batch_hash(one.samples)
+    )
+    assert (second.seq, second.blob, second.samples) == (1, picture.blob, picture.samples)
+
+
+def test_every_opening_begins_an_epoch_and_stored_batches_keep_theirs(
+    make_spool: MakeSpool, cut: MakeCut
+) -> None:
+    epochs = []
+    for number in range(3):
+        with make_spool() as spool:
+            spool.commit([cut(number)])
+            epochs.append(spool.epoch)
+
+    with make_spool() as spool:
+        assert set(waiting(spool)) == {(epoch, 0) for epoch in epochs}
+        assert [c.epoch for c in spool.all_counters()] == [*epochs, spool.epoch]
+        assert spool.counters().next_seq == 0
+    assert len(set(epochs)) == 3
+
+
+def test_counters_tell_what_was_committed_and_what_still_waits(spool: Spool, cut: MakeCut) -> None:
+    spool.commit([cut(i) for i in range(5)])
+    spool.settle([EpochReceipt(spool.epoch, stored=((0, 1), (3, 3)))])
+
+    counters = spool.counters()
+
+    assert (counters.next_seq, counters.low_seq, counters.samples_committed) == (5, 2, 15)
+    assert spool.waiting() == (2, 6)
+
+
+def test_a_second_process_is_kept_out(spool: Spool, make_spool: MakeSpool) -> None:
+    with pytest.raises(SpoolLocked, match="another process"):
+        make_spool().open()
+
+
+def test_a_receipt_settles_own_batches_only(spool: Spool, cut: MakeCut) -> None:
+    spool.commit([cut(i) for i in range(3)])
+
+    beyond = spool.settle([EpochReceipt(spool.epoch, stored=((0, 3),))])
+    foreign = spool.settle([EpochReceipt(spool.epoch ^ 1, stored=((0, 2),))])
+    good = spool.settle([EpochReceipt(spool.epoch, stored=((0, 0),), refused=((1, "types", 3),))])
+    again = spool.settle([EpochReceipt(spool.epoch, stored=((0, 0),))])
+
+    assert (beyond.heads, beyond.beyond) == ((), 1)
+    assert (foreign.heads, foreign.unknown_epochs) == ((), 1)
+    assert ([h.seq for h in good.heads], good.refused) == ([0, 1], 1)
+    assert again.heads == ()
+    assert [b.seq for b in waiting(spool).values()] == [2]
+
+
+def test_receipted_batches_go_by_age_and_old_epochs_stay_told(
+    make_spool: MakeSpool, cut: MakeCut, clock: Any
+) -> None:
+    with make_spool(keep_s=3600.0) as spool:
+        spool.commit([cut(1), cut(2)])
+        spool.settle([EpochReceipt(spool.epoch, stored=((0, 1),))])
+        clock.advance(3500)
+        assert spool.tidy() == 0
+        clock.advance(200)
+        assert spool.tidy() == 2
+        epoch = spool.epoch
+
+    with make_spool() as spool:
+        (old, _) = spool.all_counters()
+        assert (old.epoch, old.next_seq, old.low_seq, old.samples_committed) == (epoch, 2, 2, 6)
+
+
+def test_a_batch_can_be_given_up_with_a_word(spool: Spool, cut: MakeCut) -> None:
+    (head,) = spool.commit([cut(1)])
+
+    (told,) = spool.drop([head.id], "too_large")
+
+    assert told.batch_class is BatchClass.ALARM
+    (loss,) = declared(spool)
+    assert (loss["epoch"], loss["first"], loss["last"]) == (f"{spool.epoch:016x}", 0, 0)
+    assert (loss["samples"], loss["reason"]) == (3, "too_large")
+    assert spool.counters().low_seq == told.seq
+
+
+def test_what_never_was_committed_is_declared_without_an_epoch(spool: Spool) -> None:
+    spool.commit([], [Loss("queue_full", samples=7, stream="mast/weather", t0_ns=0, t1_ns=1_000_000_000)])
+
+    (loss,) = declared(spool)
+    assert loss["epoch"] is None
+    assert (loss["samples"], loss["t1"]) == (7, "1970-01-01T00:00:01.000+00:00")
+
+
+# --- the cap ---
+
+
+def test_at_the_cap_media_goes_first_then_data_and_every_drop_is_declared(
+    make_spool: MakeSpool, cut: MakeCut
+) -> None:
+    with make_spool(max_bytes=4 << 20) as spool:
+        alarm = spool.commit([cut(0, batch_class=BatchClass.ALARM)])[0]
+        committed: dict[int, Head] = {}
+        for number in range(1, 200):
+            blob = bytes(60_000) if number % 4 else os.urandom(60_000)
+            kind = BatchClass.MEDIA if number % 2 else BatchClass.DATA
+            (head,) = spool.commit([cut(number, batch_class=kind, blob=blob)])
+            committed[head.seq] = head
+
+        left = {seq for _, seq in waiting(spool)}
+        lost = {seq for loss in declared(spool) for seq in range(loss["first"], loss["last"] + 1)}
+
+        assert alarm.seq in left
+        assert {seq for seq in committed if seq not in left} == lost
+        assert sum(loss["samples"] for loss in declared(spool)) == 3 * len(lost)
+        assert {loss["reason"] for loss in declared(spool)} == {"cap"}
+        first_data_lost = min(s for s in lost if committed[s].batch_class is BatchClass.DATA)
+        media_left = [s for s in left & set(committed) if committed[s].batch_class is BatchClass.MEDIA]
+        assert min(media_left) > first_data_lost
+    assert spool.path.stat().st_size <= 4 << 20
+
+
+def test_receipted_batches_go_before_anything_is_lost(make_spool: MakeSpool, cut: MakeCut) -> None:
+    with make_spool(max_bytes=4 << 20) as spool:
+        for number in range(150):
+            (head,) = spool.commit([cut(number, blob=os.urandom(60_000))])
+            spool.settle([EpochReceipt(spool.epoch, stored=((head.seq, head.seq),))])
+
+        assert declared(spool) == []
+
+
+def test_a_dropped_declaration_is_declared_again(make_spool: MakeSpool, cut: MakeCut) -> None:
+    with make_spool(max_bytes=4 << 20) as spool:
+        (head,) = spool.commit([cut(1)])
+        spool.drop([head.id], "too_large")
+        for number in range(100):
+            spool.commit([cut(number, batch_class=BatchClass.ALARM, blob=os.urandom(60_000))])
+
+        assert "too_large" in {loss["reason"] for loss in declared(spool)}
+
+
+def test_a_cut_that_no_room_can_hold_is_refused_and_the_spool_lives(
+    make_spool: MakeSpool, cut: MakeCut
+) -> None:
+    with make_spool(max_bytes=1 << 20) as spool:
+        with pytest.raises(SpoolFull):
+            spool.commit([cut(1, blob=os.urandom(2 << 20))])
+
+        (head,) = spool.commit([cut(2)])
+        assert [b.seq for _, b in spool.load([head.id])] == [head.seq]
+
+
+# --- the disk ---
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine lets nobody mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_drops_and_declares_but_never_wedges(small_disk: Path, clock: Any, cut: MakeCut) -> None:
+    options = SpoolOptions(max_bytes=1 << 30, ballast_bytes=1 << 20)
+    with Spool(small_disk / "spool.db", clock, options) as spool:
+        committed = [spool.commit([cut(n, blob=os.urandom(50_000))])[0] for n in range(400)]
+
+        left = {seq for _, seq in waiting(spool)}
+        lost = {seq for loss in declared(spool) for seq in range(loss["first"], loss["last"] + 1)}
+
+        assert {head.seq for head in committed} - left == lost
+        assert {loss["reason"] for loss in declared(spool)} <= {"disk_full", "cap"}
+        assert committed[-1].seq in left
+
+
+def fill(file: io.FileIO) -> None:
+    """Write until the disk is full."""
+    with contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def test_a_disk_that_others_filled_does_not_wedge_the_spool(
+    small_disk: Path, clock: Any, cut: MakeCut
+) -> None:
+    options = SpoolOptions(max_bytes=1 << 30, ballast_bytes=1 << 20)
+    filler = small_disk / "somebody-elses.log"
+    with Spool(small_disk / "spool.db", clock, options) as spool:
+        for number in range(20):
+            spool.commit([cut(number, blob=os.urandom(50_000))])
+        with filler.open("wb", buffering=0) as file:
+            fill(file)
+
+        for number in range(20, 120):
+            spool.commit([cut(number, blob=os.urandom(50_000))])
+        filler.unlink()
+        spool.tidy()
+
+        assert (small_disk / "spool.db.ballast").stat().st_size == 1 << 20
+        assert declared(spool)
+
+
+# --- crashes and damage ---
+
+WRITER = """
+import sys
+from pathlib import Path
+from trisense.core.model import BatchClass, Field, Layer, Sample, Stream
+from trisense.edge.clock import SystemClock
+from trisense.edge.spool import Cut, Spool
+
+stream = Stream("mast", "weather", Layer.GROUND, (Field("x"),))
+spool = Spool(Path(sys.argv[1]), SystemClock())
+spool.open()
+number = 0
+while True:
+    samples = tuple(Sample(stream, number * 1_000_000, (float(number),), n) for n in range(3))
+    (head,) = spool.commit([Cut(BatchClass.DATA, samples)])
+    print(head.epoch, head.seq, number, flush=True)
+    number += 1
+"""
+
+
+def test_kill_9_loses_nothing_that_was_committed(spool_path: Path, make_spool: MakeSpool) -> None:
+    told: dict[tuple[int, int], int] = {}
+    for after in (1, 7, 40, 90):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(spool_path)], stdout=subprocess.PIPE, text=True
+        )
+        assert writer.stdout is not None
+        for _ in range(after):
+            epoch, seq, number = map(int, writer.stdout.readline().split())
+            told[epoch, seq] = number
+        writer.kill()
+        assert writer.wait() == -9
+        for line in writer.stdout.read().splitlines():
+            epoch, seq, number = map(int, line.split())
+            told[epoch, seq] = number
+        writer.stdout.close()
+
+    with make_spool() as spool:
+        found = waiting(spool)
+    assert told.keys() <= found.keys()
+    assert len(found) <= len(told) + 4  # one commit at each kill that could not be told any more
+    for identity, number in told.items():
+        assert [s.values for s in found[identity].samples] == [(float(number),)] * 3
+
+
+def test_a_damaged_row_is_declared_and_the_rest_goes_on(
+    make_spool: MakeSpool, spool_path: Path, cut: MakeCut
+) -> None:
+    with make_spool() as spool:
+        spool.commit([cut(i) for i in range(3)])
+        epoch = spool.epoch
+    with sqlite3.connect(spool_path) as db:
+        db.execute("UPDATE batch SET rows = zeroblob(length(rows)) WHERE seq = 1")
+    db.close()
+
+    with make_spool() as spool:
+        found = data(waiting(spool))
+        assert [seq for _, seq in found] == [0, 2]
+        (loss,) = declared(spool)
+        assert (loss["epoch"], loss["first"], loss["last"]) == (f"{epoch:016x}", 1, 1)
+        assert (loss["samples"], loss["reason"]) == (None, "corrupt")
+        assert next(s.low_seq for s in spool.all_counters()) == 0
+
+
+def test_a_file_that_is_no_database_is_put_aside_and_declared(
+    make_spool: MakeSpool, spool_path: Path, cut: MakeCut
+) -> None:
+    with make_spool() as spool:
+        spool.commit([cut(1)])
+        epoch = spool.epoch
+    spool_path.write_bytes(os.urandom(50_000))
+
+    with make_spool() as spool:
+        spool.commit([cut(2)])
+        losses = declared(spool)
+        assert [x["epoch"] for x in losses] == [f"{epoch:016x}"]
+        assert (losses[0]["first"], losses[0]["last"], losses[0]["samples"]) == (0, None, None)
+    assert spool_path.with_name("spool.db.damaged").exists()
+
+
+def _crashed(make_spool: MakeSpool, cut: MakeCut, path: Path) -> dict[str, bytes]:
+    """The files of a spool of two epochs, part of the second still in the WAL, as a crash leaves them."""
+    with make_spool() as spool:
+        for number in range(80):
+            spool.commit([cut(number, rows=20)])
+    with make_spool() as spool:
+        for number in range(80, 200):
+            spool.commit([cut(number, rows=20)])
+        return {p.name: p.read_bytes() for p in path.parent.glob("spool.db*") if p.suffix != ".lock"}
+
+
+def _damaged(image: bytes, kind: str, seed: int) -> bytes:
+    at = (seed * 1_000_003 + 13) % len(image)
+    if kind == "flip":
+        return image[:at] + bytes([image[at] ^ (1 << seed % 8)]) + image[at + 1 :]
+    if kind == "zero":
+        page = at - at % 4096
+        return image[:page] + bytes(min(4096, len(image) - page)) + image[page + 4096 :]
+    return image[:at]
+
+
+@pytest.mark.parametrize("kind", ["flip", "zero", "cut"])
+@pytest.mark.parametrize("part", ["spool.db", "spool.db-wal"])
+def test_damage_anywhere_never_stops_the_spool_nor_changes_a_value(
+    make_spool: MakeSpool, spool_path: Path, cut: MakeCut, kind: str, part: str
+) -> None:
+    files = _crashed(make_spool, cut, spool_path)
+    with make_spool() as spool:
+        whole = waiting(spool)
+    salvaged = []
+
+    for seed in range(15):
+        for name in ("spool.db", "spool.db-wal", "spool.db-shm", "spool.db.epochs"):
+            spool_path.with_name(name).unlink(missing_ok=True)
+            if name in files and not name.endswith("-shm"):
+                image = files[name]
+                spool_path.with_name(name).write_bytes(_damaged(image, kind, seed) if name == part else image)
+        with make_spool() as spool:
+            spool.commit([cut(999)])
+            found = waiting(spool)
+            losses = declared(spool)
+
+        old = {key: b for key, b in data(found).items() if key in whole}
+        assert all(batch == whole[key] for key, batch in old.items())
+        fresh = {epoch for epoch, _ in found} - {epoch for epoch, _ in whole}
+        assert len(fresh) == 1  # new batches are in an epoch of their own: no seq is used twice
+        gone = whole.keys() - old.keys()
+        salvaged.append(1 - len(gone) / len(whole))
+        if part == "spool.db" or kind != "cut":
+            covered = [(x["epoch"], x["first"], x["last"]) for x in losses]
+            for epoch, seq in gone:
+                assert any(
+                    e == f"{epoch:016x}" and first <= seq and (last is None or seq <= last)
+                    for e, first, last in covered
+                ), (seed, epoch, seq, covered)
+    print(part, kind, f"{sum(salvaged) / len(salvaged):.1%}")
+    assert sum(salvaged) / len(salvaged) > 0.3
