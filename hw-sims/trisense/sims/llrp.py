@@ -29,8 +29,7 @@ __all__ = ["LlrpReader"]
 ROUND_S: Final = 0.05
 IN_SIGHT_S: Final = 8.0
 PARKED_S: Final = 1200.0
-READ_EVERY_NS: Final = 900_000_000
-"""Session 1: a tag stays silent about as long after it was read."""
+PARKED_SHARE: Final = 0.01
 MISSED_ACKS: Final = 3
 POWERS_DBM: Final = tuple(10 + step * 0.25 for step in range(91))
 HOPS_KHZ: Final = tuple(range(902_750, 927_750, 500))
@@ -76,6 +75,9 @@ class Client:
 
     end: End
     acked_s: float = 0.0
+    """When it last said anything."""
+    acked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set at each KEEPALIVE_ACK."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a message is on its way: the parts of two never mix."""
     sent: dict[int, bytes] = field(default_factory=dict)
@@ -105,6 +107,7 @@ class LlrpReader(Simulator):
         self,
         *,
         tags_per_hour: float = 400.0,
+        read_every_s: float = 0.9,
         antennas: int = 4,
         utc_clock: bool = True,
         kept_reports: bool = False,
@@ -113,6 +116,8 @@ class LlrpReader(Simulator):
     ) -> None:
         super().__init__(**base)
         self.tags_per_hour = tags_per_hour
+        self.read_every_s = read_every_s
+        """A tag stays silent about as long after it was read (session 1)."""
         self.antennas = antennas
         self.utc_clock = utc_clock
         self.kept_reports = kept_reports
@@ -125,6 +130,8 @@ class LlrpReader(Simulator):
         self._keepalive_s = 0.0
         self._seen: dict[tuple[bytes, int], Seen] = {}
         self._due_ns: dict[bytes, int] = {}
+        # A fault takes along what its frame said, so only a faultless reader may leave things out.
+        self._thrifty = not (self.faults.chances or self.faults.schedule)
         self._lost_antenna = False
 
     async def talk(self, end: End) -> None:
@@ -153,6 +160,7 @@ class LlrpReader(Simulator):
                 while request := Request.take(heard):
                     client.acked_s = time.monotonic()
                     if request.type == 72:
+                        client.acked.set()
                         continue
                     await self._answer(client, request)
                     if request.type == 14:
@@ -186,7 +194,7 @@ class LlrpReader(Simulator):
             before = self._rospec.state if self._rospec else DISABLED
             try:
                 body = handler(request.body)
-            except (struct.error, StopIteration, KeyError) as error:
+            except (struct.error, IndexError, KeyError, ValueError) as error:
                 raise Malformed(f"message {request.type}: {error}") from error
             answer = message(type_, request.id, body)
             after = self._rospec.state if self._rospec else DISABLED
@@ -340,14 +348,17 @@ class LlrpReader(Simulator):
             lasts_s=IN_SIGHT_S,
         )
         parked = self.world.passing(
-            f"{self.name}/parked", now_ns, per_hour=lambda t: 4 * self.world.traffic(t), lasts_s=PARKED_S
+            f"{self.name}/parked",
+            now_ns,
+            per_hour=lambda t: PARKED_SHARE * self.tags_per_hour * self.world.traffic(t),
+            lasts_s=PARKED_S,
         )
         in_field = set()
         for tag in (*passing, *parked):
             epc = tag_number(tag.random)
             in_field.add(epc)
             if now_ns >= self._due_ns.get(epc, 0):
-                self._due_ns[epc] = now_ns + round(READ_EVERY_NS * self.random.uniform(0.6, 1.5))
+                self._due_ns[epc] = now_ns + round(self.read_every_s * 1e9 * self.random.uniform(0.6, 1.5))
                 # Past the first antenna, then past the second: strongest in the middle of each.
                 place = tag.progress * 2 % 1
                 rssi = -44 - 30 * abs(place - 0.5) + self.random.gauss(0, 1.5)
@@ -418,7 +429,7 @@ class LlrpReader(Simulator):
             (0x0040, 16, struct.pack(">I", 0), True),
         )
         for bit, type_, value, stable in parts:
-            if selector & bit and not (stable and client.sent.get(type_) == value):
+            if selector & bit and not (stable and self._thrifty and client.sent.get(type_) == value):
                 data += tv(type_, value)
                 client.sent[type_] = value
         pc = struct.pack(">H", len(seen.epc) // 2 << 11)

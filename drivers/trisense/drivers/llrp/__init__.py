@@ -49,7 +49,7 @@ class Config(DeviceConfig):
     """RF mode of the reader's own table. Unset: as the reader is set."""
     tag_crc: bool = True
     """Ask for each tag's PC and CRC, and drop a sighting whose CRC contradicts its number."""
-    keepalive_s: Annotated[float, Field(ge=1, le=300)] = 5.0
+    keepalive_s: Annotated[float, Field(ge=0.1, le=300)] = 5.0
     """The reader says it is alive this often; three missed in a row end the connection."""
 
     @field_validator("line")
@@ -88,8 +88,9 @@ class Llrp(StreamingDriver[Config]):
         self.damaged_count = 0
         timeout_s = self.config.timeout_s
         self._line = await lines.open(self.config.line, timeout_s=timeout_s)
-        client = self._client = Client(self.config.name, self._line, timeout_s=timeout_s)
+        client = Client(self.config.name, self._line, timeout_s=timeout_s)
         await client.greeting()
+        self._client = client
         offer = Offer.of(await client.request(MessageType.GET_READER_CAPABILITIES, RequestedData=0))
         await client.request(
             MessageType.SET_READER_CONFIG,
@@ -145,11 +146,16 @@ class Llrp(StreamingDriver[Config]):
     async def observe(self) -> AsyncIterator[Observed]:
         client = self._client
         assert client is not None, "connect comes first"  # noqa: S101  # the runtime's own contract
+        lost = client.damaged_count
         while True:
             frame = await client.receive(MISSED_KEEPALIVES * self.config.keepalive_s)
-            for row in self._rows(frame):
+            if client.damaged_count != lost:
+                lost = client.damaged_count
+                self._sightings.forget()
+            rows = self._rows(frame)
+            self.damaged_count = lost + self._sightings.damaged_count
+            for row in rows:
                 yield row
-            self.damaged_count = client.damaged_count + self._sightings.damaged_count
 
     def _rows(self, frame: Frame) -> Sequence[Observed]:
         if frame["type"] == MessageType.RO_ACCESS_REPORT:

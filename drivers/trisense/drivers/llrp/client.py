@@ -67,9 +67,10 @@ class Client:
         self._line = line
         self._timeout_s = timeout_s
         self._decoder = MessageDecoder()
-        self._pending: deque[Frame] = deque()
+        self._pending: deque[Frame | Damage] = deque()
         self._next_id = 1
         self.damaged_count = 0
+        """Damaged stretches before the message that was given last."""
         self.stale_count = 0
         """Tags of reports that came before the ROSpec of this connection ran."""
 
@@ -124,23 +125,23 @@ class Client:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                while not self._pending:
-                    self._take(await self._line.read())
+                frame = await self._next()
         except TimeoutError as error:
             raise DeviceTimeout(self._device, "the reader is silent", timeout_s=timeout_s) from error
-        frame = self._pending.popleft()
         if frame["type"] == MessageType.KEEPALIVE:
             await self._send({"type": MessageType.KEEPALIVE_ACK, "id": frame["id"]})
         elif "ConnectionCloseEvent" in frame.get("ReaderEventNotificationData", {}):
             raise LineError(self._device, "the reader closes the connection")
         return frame
 
-    def _take(self, data: bytes) -> None:
-        for piece in self._decoder.feed(data):
-            if isinstance(piece, Damage):
-                self.damaged_count += 1
-            else:
-                self._pending.append(piece)
+    async def _next(self) -> Frame:
+        while True:
+            while not self._pending:
+                self._pending.extend(self._decoder.feed(await self._line.read()))
+            piece = self._pending.popleft()
+            if not isinstance(piece, Damage):
+                return piece
+            self.damaged_count += 1
 
     async def _send(self, frame: Frame) -> None:
         data = encode(frame)

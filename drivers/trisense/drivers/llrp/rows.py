@@ -68,14 +68,19 @@ class Sightings:
         self.damaged_count = 0
         """Tags dropped because their CRC contradicts their number."""
 
+    def forget(self) -> None:
+        """A message was lost: what it changed is not known, so nothing earlier may stand for it."""
+        self._last.clear()
+
     def rows(self, frame: Frame, *, rospec_id: int | None = None) -> Sequence[Observed]:
         """One row per tag of an RO_ACCESS_REPORT; with ``rospec_id`` only what that ROSpec found."""
         found = []
         for tag in frame["tags"]:
+            # A wrong CRC is the tag's; what the reader says of antenna and channel still holds.
+            self._last |= {name: tag[name] for name in CARRIED if name in tag}
             if not crc_matches(tag):
                 self.damaged_count += 1
                 continue
-            self._last |= {name: tag[name] for name in CARRIED if name in tag}
             if rospec_id is not None and self._last.get("ROSpecID", rospec_id) != rospec_id:
                 continue
             found.append(_sighting({**self._last, **tag}))
