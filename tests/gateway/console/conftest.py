@@ -8,10 +8,10 @@ import hashlib
 import itertools
 import json
 import shutil
-import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -257,7 +257,9 @@ class Browser:
         self._pages: dict[str, Page] = {}
 
     async def page(self) -> Page:
-        target = await self._send("Target.createTarget", {"url": "about:blank"})
+        # A context of its own, gone with this connection: no cookies, cache or storage of other tabs.
+        context = await self._send("Target.createBrowserContext", {"disposeOnDetach": True})
+        target = await self._send("Target.createTarget", {"url": "about:blank", **context})
         attached = await self._send(
             "Target.attachToTarget", {"targetId": target["targetId"], "flatten": True}
         )
@@ -300,45 +302,49 @@ def problems_of(method: str, params: Mapping[str, Any]) -> Iterator[str]:
         yield f"{params['entry']['text']} {params['entry'].get('url', '')}"
 
 
-@asynccontextmanager
-async def chromium(profile: Path) -> AsyncIterator[Browser]:
-    """Start a Chromium of its own; it and its children are gone afterwards."""
+@contextmanager
+def chromium(profile: Path) -> Iterator[str]:
+    """Run a Chromium; gives its DevTools address. It and its children are gone afterwards."""
     assert CHROMIUM is not None
-    process = await asyncio.create_subprocess_exec(
-        CHROMIUM,
-        *FLAGS,
-        f"--user-data-dir={profile}",
-        stderr=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
-        process_group=0,
-    )
-    assert process.stderr is not None
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen([CHROMIUM, *FLAGS, f"--user-data-dir={profile}"], stdout=quiet, stderr=quiet)
     try:
-        address = ""
-        while not address:
-            line = await asyncio.wait_for(process.stderr.readline(), WAIT_S)
-            assert line, "chromium ended before it listened"
-            address = line.decode().partition("DevTools listening on ")[2].strip()
-        drained = asyncio.create_task(process.stderr.read(), name="chromium stderr")
-        async with connect(address, max_size=None) as socket:
-            browser = Browser(socket)
-            listening = asyncio.create_task(browser.listen(), name="chromium events")
-            yield browser
-            listening.cancel()
-        drained.cancel()
+        # Written once it listens: the port, then the path.
+        announced = profile / "DevToolsActivePort"
+        deadline = time.monotonic() + WAIT_S
+        while not announced.exists() or len(announced.read_text().splitlines()) < 2:
+            assert process.poll() is None, "chromium ended before it listened"
+            assert time.monotonic() < deadline, "chromium does not listen"
+            time.sleep(0.02)
+        port, path = announced.read_text().splitlines()[:2]
+        yield f"ws://127.0.0.1:{port}{path}"
     finally:
-        with suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        await process.wait()
+        process.terminate()
+        process.wait()
+
+
+@asynccontextmanager
+async def tab(address: str) -> AsyncIterator[Page]:
+    """A tab that shares nothing with others."""
+    async with connect(address, max_size=None) as socket:
+        browser = Browser(socket)
+        listening = asyncio.create_task(browser.listen(), name="chromium events")
+        yield await browser.page()
+        listening.cancel()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    with chromium(tmp_path_factory.mktemp("chromium")) as address:
+        yield address
 
 
 @pytest.fixture
-async def page(tmp_path: Path) -> AsyncIterator[Page]:
-    """A tab in a fresh profile."""
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    async with chromium(tmp_path / "chromium") as browser:
-        yield await browser.page()
+async def page(browser: str) -> AsyncIterator[Page]:
+    async with tab(browser) as opened:
+        yield opened
 
 
 def now_ms() -> int:

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from trisense.core.model import Field, FieldType, Layer, Stream
 from trisense.core.vocabulary import field
 
-from tests.gateway.console.conftest import Street, chromium, now_ms
+from tests.gateway.console.conftest import Page, Street, chromium, now_ms, tab
 
 PLACES = {
     "kx-001": (31.2397, 121.4998),
@@ -190,21 +190,24 @@ async def take(options: argparse.Namespace) -> None:
         feeding = asyncio.create_task(feed(street))
         await asyncio.sleep(0)
         await street.start()
-    with tempfile.TemporaryDirectory() as scratch:
-        async with chromium(Path(scratch)) as browser:
-            page = await browser.page()
-            width, height = map(int, ("390x844" if options.phone else options.size).split("x"))
-            await page.size(width, height, mobile=options.phone, scale=2 if options.phone else 1)
-            await page.dark(options.dark)
-            await page.open(options.url or street.address)
-            await page.until("document.querySelectorAll('#values tbody').length > 0")
-            await asyncio.sleep(options.wait)
-            await page.do(options.script)
-            options.out.write_bytes(shrunk(await page.screenshot(whole=options.phone)))
-            print(*page.problems, sep="\n")
+    with tempfile.TemporaryDirectory() as scratch, chromium(Path(scratch)) as browser:
+        async with tab(browser) as page:
+            await photograph(page, options.url or street.address, options)
     if feeding is not None:
         feeding.cancel()
         await street.stop()
+
+
+async def photograph(page: Page, address: str, options: argparse.Namespace) -> None:
+    width, height = map(int, ("390x844" if options.phone else options.size).split("x"))
+    await page.size(width, height, mobile=options.phone, scale=2 if options.phone else 1)
+    await page.dark(options.dark)
+    await page.open(address)
+    await page.until("document.querySelectorAll('#values tbody').length > 0")
+    await asyncio.sleep(options.wait)
+    await page.do(options.script)
+    options.out.write_bytes(shrunk(await page.screenshot(whole=options.phone)))
+    print(*page.problems, sep="\n")
 
 
 def shrunk(png: bytes) -> bytes:

@@ -147,6 +147,37 @@ async def test_silence_of_the_gateway_is_shown_and_mends_itself(street: Street, 
     assert not await page.do("document.body.classList.contains('stale')")
 
 
+async def test_an_alarm_is_told_while_the_page_looks(street: Street, page: Page) -> None:
+    street.box("kx-001")
+    await street.start()
+    await page.open(street.address)
+    await page.until("document.querySelector('#link').textContent.includes('live')")
+    assert not await page.do("document.querySelector('#alarms').checkVisibility()")
+    street.live.note_alarm("kx-001", "loss", {"samples": 12, "reason": "cap"})
+    await page.until("document.querySelector('#alarms-head').checkVisibility()")
+    assert "samples 12, reason cap" in await page.do("document.querySelector('#alarms-list').textContent")
+
+
+async def test_a_page_that_lost_a_delta_loads_the_snapshot_again(street: Street, page: Page) -> None:
+    street.box("kx-001")
+    street.read("kx-001", WEATHER, {"air_temperature": 20.5})
+    await street.start()
+    await page.open(street.address)
+    await page.do("""(async () => {
+        const { Link } = await import("/static/link.js");
+        const { Model } = await import("/static/model.js");
+        window.model = new Model();
+        window.link = new Link(model, () => {}, () => {});
+    })()""")
+    await page.until("model.streams.size == 1")
+    empty = "kind: 'delta', now_ms: 0, boxes: {}, streams: []"
+    await page.do("model.streams.clear()")
+    await page.do(f"link.hear({{{empty}, after: model.seq, seq: model.seq}})")
+    assert await page.do("model.streams.size") == 0
+    await page.do(f"link.hear({{{empty}, after: model.seq + 5, seq: model.seq + 6}})")
+    await page.until("model.streams.size == 1")
+
+
 async def test_a_frame_is_fetched_only_where_it_can_be_seen_and_enlarged_on_request(
     street: Street, page: Page
 ) -> None:

@@ -6,7 +6,7 @@ Messages are JSON texts, told apart by ``kind``:
 - ``delta``: ``{after, seq, now_ms, boxes, streams}``, what changed after ``after`` up to ``seq``. One is
   sent each tick even when nothing changed, so silence means that the link is dead. A page whose own
   ``seq`` is below ``after`` has lost one and loads the snapshot again;
-- ``alarm``: one alarm, at once, never merged and never dropped.
+- ``alarm``: ``{alarm}``, at once, never merged and never dropped.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Hub:
         while True:
             try:
                 async for alarm in self._live.alarms():
-                    text = encode({"kind": "alarm", **alarm.as_json()})
+                    text = encode({"kind": "alarm", "alarm": alarm.as_json()})
                     for client in self._clients:
                         client.offer_alarm(text)
             except FellBehind:

@@ -55,7 +55,7 @@ def shrink(picture: bytes) -> bytes | None:
                 return None
             image.draft("RGB", (WIDTH_PX, HEIGHT_PX))
             small = image.convert("RGB")
-    except OSError:
+    except (OSError, Image.DecompressionBombError):
         return None
     small.thumbnail((WIDTH_PX, HEIGHT_PX))
     target = io.BytesIO()

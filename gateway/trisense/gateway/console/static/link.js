@@ -6,7 +6,7 @@
 const SILENT_MS = 3_000; // the gateway speaks twice a second
 const GIVE_UP_MS = 10_000; // a connection this silent is dead, whatever the browser thinks
 const RETRY_MIN_MS = 500;
-const RETRY_MAX_MS = 3_000;
+const RETRY_MAX_MS = 2_000;
 
 export class Link {
   /**
@@ -46,16 +46,17 @@ export class Link {
   /** @param {Hello | Delta | AlarmMessage} message */
   hear(message) {
     this.heardAt = performance.now();
-    if ("after" in message) {
-      this.model.setClock(message.now_ms);
-      this.take(message);
-    } else if ("generation" in message) {
-      this.retryMs = RETRY_MIN_MS;
-      this.model.setClock(message.now_ms);
-      if (message.generation !== this.model.generation || message.seq !== this.model.seq) void this.load();
-    } else {
-      this.model.addAlarm(message);
+    if (message.kind === "alarm") {
+      this.model.addAlarm(message.alarm);
       this.onChange(false, null);
+      return;
+    }
+    this.model.setClock(message.now_ms);
+    if (message.kind === "delta") {
+      this.take(message);
+    } else {
+      this.retryMs = RETRY_MIN_MS;
+      if (message.generation !== this.model.generation || message.seq !== this.model.seq) void this.load();
     }
   }
 

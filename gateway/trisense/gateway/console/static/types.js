@@ -52,7 +52,7 @@
 /** @typedef {Changes & {generation: string, alarms: Alarm[]}} Snapshot */
 /** @typedef {{kind: "hello", generation: string, seq: number, now_ms: number}} Hello */
 /** @typedef {Changes & {kind: "delta", after: number}} Delta */
-/** @typedef {Alarm & {kind: string}} AlarmMessage */
+/** @typedef {{kind: "alarm", alarm: Alarm}} AlarmMessage */
 
 /** What is looked at. @typedef {{box: string, device: string, measurement: string, field: string}} Choice */
 
