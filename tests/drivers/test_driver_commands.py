@@ -71,7 +71,10 @@ def test_show_tells_options_with_defaults_and_streams_with_units() -> None:
 
 
 def test_a_modbus_profile_is_shown_with_its_own_fields() -> None:
-    assert "wind_speed" in run("show", "modbus:ecowitt-ws90").stdout
+    for name, field in (("modbus:ecowitt-ws90", "uv_index"), ("modbus:sensecap-one", "wind_direction_max")):
+        shown = run("show", name).stdout
+        assert field in shown
+        assert f'driver = "{name}"' in shown
 
 
 # --- decode -----------------------------------------------------------------------------------------

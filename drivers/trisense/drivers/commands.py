@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 import types
 import typing
@@ -116,8 +117,8 @@ def show(name: Annotated[str, typer.Argument(help="Driver, see `trisense driver 
     console.print(_config_table(cls.config_model))
     if not sample.is_file():
         return
-    text = sample.read_text(encoding="utf-8")
-    for stream in _streams(cls, name, text):
+    text = re.sub(r'(?m)^driver = ".*"$', f'driver = "{name}"', sample.read_text(encoding="utf-8"))
+    for stream in _streams(cls, text):
         console.print(f"\nStream {stream.measurement}", style="bold")
         console.print(_field_table(stream))
     console.print("\nSample", style="bold")
@@ -157,16 +158,15 @@ def _default(info: FieldInfo) -> str:
     if info.is_required():
         return "required"
     default = info.get_default(call_default_factory=True, validated_data={})
+    if isinstance(default, set | frozenset):
+        default = sorted(default)
     return "" if default is None else json.dumps(default, default=str)
 
 
-def _streams(cls: type[Driver[Any]], name: str, sample: str) -> Sequence[Stream]:
-    """The streams of the sample's device, read as ``name``."""
-    device = dict(tomllib.loads(sample)["device"][0])
-    if ":" in name:
-        device["driver"] = name
+def _streams(cls: type[Driver[Any]], sample: str) -> Sequence[Stream]:
+    """The streams of the sample's device."""
     try:
-        return cls(cls.config_model.model_validate(device)).streams()
+        return cls(cls.config_model.model_validate(tomllib.loads(sample)["device"][0])).streams()
     except (ValidationError, ConfigError):
         # A profile may ask for options that the sample of another one does not have.
         return ()
