@@ -79,9 +79,9 @@ class ModbusCodec:
         return lines
 
     def observed(self, frame: Frame) -> Sequence[Observed]:
-        """One row for an answer with values."""
+        """One row for an answer with values; none where they are ``ambiguous``."""
         values: Mapping[str, Value] = frame.get("values", {})
-        if self._profile is None or not values:
+        if self._profile is None or not values or frame.get("ambiguous"):
             return []
         return [Observed(self._profile.device.measurement, values, quality_of(values))]
 
@@ -117,9 +117,11 @@ class ModbusCodec:
             frame |= {"address": question["address"]}
         if self._profile is not None and "registers" in reply:
             address = None if question is None else question["address"]
-            values = _values(self._profile, frame["function"], reply["registers"], address)
+            values, sure = _values(self._profile, frame["function"], reply["registers"], address)
             if values:
                 frame["values"] = values
+            if values and not sure:
+                frame["ambiguous"] = True
         return frame
 
 
@@ -233,22 +235,36 @@ def _registers(data: bytes) -> list[int]:
     return [int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data) - 1, 2)]
 
 
-def _values(profile: Profile, function: int, registers: list[int], address: int | None) -> dict[str, Value]:
-    """Values of an answer whose question may be unknown.
+def _values(
+    profile: Profile, function: int, registers: list[int], address: int | None
+) -> tuple[dict[str, Value], bool]:
+    """Values of an answer, and whether it is sure which registers they come from.
 
-    Without its address an answer may come from any place of the profile's blocks, and from any variant
-    of the device. Every reading in which all values are possible counts; the first that names a field
-    names it for good, and blocks come in the profile's order. With the address there is no doubt.
+    An answer does not say its address. Without its question it may come from any place of the profile's
+    blocks, and from any variant of the device; a reading counts where all its values are possible. What
+    the driver itself asks for comes first; an answer of one register gets every name that it may have.
+    Sure it is where one reading alone is possible, or one alone is what the driver asks for.
     """
-    values: dict[str, Value] = {}
-    for request in _windows(profile, function, len(registers)):
-        if address is None or request.address == address:
-            read = request.values(registers)
-            if _possible(request, read):
-                values = read | values
-                if address is not None or len(registers) > 1:
-                    break
-    return values
+    asked = {
+        request.address
+        for options in _variants(profile)
+        for request in profile.requests(options)
+        if (request.function, request.count) == (function, len(registers))
+    }
+    readings = [
+        (window.address, read)
+        for window in _windows(profile, function, len(registers))
+        if address in (None, window.address) and _possible(window, read := window.values(registers))
+    ]
+    readings.sort(key=lambda reading: reading[0] not in asked)
+    if not readings:
+        return {}, False
+    values = dict(readings[0][1])
+    if len(registers) == 1:
+        for _, read in readings[1:]:
+            values = read | values
+    starts = {start for start, _ in readings}
+    return values, len(starts) == 1 or len(starts & asked) == 1
 
 
 def _windows(profile: Profile, function: int, count: int) -> Iterator[Request]:

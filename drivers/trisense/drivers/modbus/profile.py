@@ -69,6 +69,8 @@ class ReadTable(ConfigModel):
     count: Annotated[int, Field(ge=1, le=2000)]
     forbidden: tuple[Address, ...] = ()
     """Addresses inside the block that no request may touch."""
+    poll: bool = True
+    """False: settings, known when a capture is decoded, never asked for."""
 
     @property
     def end(self) -> int:
@@ -252,9 +254,14 @@ class Profile(ConfigModel):
             field for field in self.field if all(options.get(k) == v for k, v in field.options.items())
         )
 
+    def polled(self, options: Mapping[str, str]) -> tuple[FieldTable, ...]:
+        """Those of ``fields`` that are asked for: the columns of the stream."""
+        blocks = [block for block in self.read if block.poll]
+        return tuple(f for f in self.fields(options) if any(b.covers(f.address, f.width) for b in blocks))
+
     def requests(self, options: Mapping[str, str]) -> tuple[Request, ...]:
         """What to ask for, in the file's order: each block as a whole where the device allows it."""
-        chosen = self.fields(options)
+        chosen = self.polled(options)
         return tuple(request for block in self.read for request in self._requests_of(block, chosen))
 
     def _requests_of(self, block: ReadTable, chosen: Sequence[FieldTable]) -> list[Request]:
@@ -277,7 +284,7 @@ class Profile(ConfigModel):
 
     def stream(self, device: str, *, site: str, options: Mapping[str, str]) -> Stream:
         """The stream that a device of this profile produces."""
-        columns = tuple(field.stream_field for field in self.fields(options))
+        columns = tuple(field.stream_field for field in self.polled(options))
         return Stream(device, self.device.measurement, Layer.GROUND, columns, site)
 
 
