@@ -21,9 +21,9 @@ from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.io import MemoryFile
-from rasterio.transform import from_origin
 from rasterio.warp import transform
 from trisense.core.model import Value
 from trisense.sims.base import Faults, Told, Truth, World
@@ -108,7 +108,8 @@ class NdviScenes:
         if fault == "stuck":
             repeated = self._before or scene
             scene = Scene(scene.name, repeated.data, repeated.told)
-        self._before = scene
+        if fault in (None, "late", "cut"):
+            self._before = scene
         path = folder / scene.name
         if fault == "late":
             await asyncio.sleep(self.faults.late_s)
@@ -136,7 +137,7 @@ class NdviScenes:
                 dtype="int16",
                 nodata=NODATA,
                 crs=self._crs,
-                transform=from_origin(left, top, PIXEL_M, PIXEL_M),
+                transform=Affine(PIXEL_M, 0.0, left, 0.0, -PIXEL_M, top),
                 compress="deflate",
             ) as file:
                 file.write(ndvi, 1)

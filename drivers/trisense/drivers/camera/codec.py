@@ -9,13 +9,26 @@ from itertools import pairwise
 from typing import Any, Final
 
 from trisense.drivers import Frame, FrameError, Observed, Part
+from trisense.drivers.camera.digest import response_of
 from trisense.drivers.camera.health import compare, health
 from trisense.drivers.camera.picture import EOI, SOI, decode, split
 
-__all__ = ["FramePair", "ImageHealth", "JpegCheck", "health_row"]
+__all__ = ["FramePair", "HttpDigest", "ImageHealth", "JpegCheck", "health_row"]
 
 PLAIN: Final = ("width", "height", "bytes", "mean", "std", "dark", "bright", "lapvar", "tile_lapvar_median")
 """Fields of a row that have the name the sheet gives them."""
+DIGEST_QUESTION: Final = (
+    "user",
+    "password",
+    "realm",
+    "nonce",
+    "uri",
+    "method",
+    "qop",
+    "nc",
+    "cnonce",
+    "algorithm",
+)
 
 
 def health_row(
@@ -94,6 +107,17 @@ class JpegCheck(Recording):
             }
             for jpeg in split(data)[0]
         ]
+
+
+class HttpDigest(Recording):
+    """``http-digest``: the answer to a camera's challenge, all of which is the question."""
+
+    def frames(self, data: bytes) -> Sequence[Frame]:  # noqa: ARG002  # the protocol's signature
+        return []
+
+    def frames_given(self, parts: Sequence[Part], given: Mapping[str, Any]) -> Sequence[Frame]:  # noqa: ARG002  # likewise
+        question = {key: given[key] for key in DIGEST_QUESTION if key in given}
+        return [{**question, "response": response_of(**question)}]
 
 
 def _pairs(pictures: Sequence[bytes]) -> list[Frame]:

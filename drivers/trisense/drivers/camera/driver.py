@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ssl
 import time
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ from trisense.drivers import (
     Stream,
     Value,
 )
-from trisense.drivers.camera.codec import FramePair, ImageHealth, JpegCheck, health_row
+from trisense.drivers.camera.codec import FramePair, HttpDigest, ImageHealth, JpegCheck, health_row
+from trisense.drivers.camera.digest import DigestAuth
 from trisense.drivers.camera.health import identity, measure
 from trisense.drivers.camera.picture import SOI, cut, decode, luma, preview
 from trisense.drivers.camera.watch import Watch
@@ -39,6 +41,7 @@ __all__ = ["Config", "HttpCamera"]
 
 SNAPSHOT_BYTES: Final = 10 * 1024 * 1024
 """Largest answer that is read (camera sheet, section 3.1)."""
+READ_BYTES: Final = 65_536
 PREVIEW_BYTES: Final = 200_000
 """Largest preview: a payload is 256 KiB (core limits) with its own head and metadata row."""
 
@@ -125,11 +128,17 @@ class HttpCamera(PolledDriver[Config]):
     family = "camera"
     summary = "Network camera: JPEG snapshots over HTTP with image health"
     config_model = Config
-    codecs: ClassVar = {"image-health": ImageHealth(), "frame-pair": FramePair(), "jpeg": JpegCheck()}
+    codecs: ClassVar = {
+        "image-health": ImageHealth(),
+        "frame-pair": FramePair(),
+        "jpeg": JpegCheck(),
+        "http-digest": HttpDigest(),
+    }
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._auth = _credentials(config)
+        self._login = _login(config)
+        self._target = httpx.URL(config.url).raw_path.decode("ascii")
         self._client: httpx.AsyncClient | None = None
         self._watch = Watch()
         self._preview_due_s = 0.0
@@ -149,7 +158,6 @@ class HttpCamera(PolledDriver[Config]):
         """
         await self.close()
         self._client = httpx.AsyncClient(
-            auth=self._auth,
             verify=self._tls(),
             timeout=self.config.timeout_s,
             limits=httpx.Limits(max_connections=1),
@@ -178,27 +186,50 @@ class HttpCamera(PolledDriver[Config]):
         return await asyncio.to_thread(self._judge, data, time.time(), time.monotonic())
 
     async def _fetch(self) -> bytes:
+        """The body of a good answer, within one deadline for all of it.
+
+        A challenge is answered once, on a new connection: the body of a refused answer is never read.
+        """
         if self._client is None:
             raise LineError(self.config.url, "not connected")
-        body = bytearray()
         try:
-            async with (
-                asyncio.timeout(self.config.timeout_s),
-                self._client.stream("GET", self.config.url) as answer,
-            ):
-                if answer.status_code != httpx.codes.OK:
-                    raise DeviceRefused(self.config.name, "no snapshot", code=answer.status_code)
-                async for chunk in answer.aiter_raw(65_536):
-                    body += chunk
-                    if len(body) > SNAPSHOT_BYTES:
-                        raise FrameError(self.config.name, f"answer beyond {SNAPSHOT_BYTES} bytes")
+            async with asyncio.timeout(self.config.timeout_s):
+                try:
+                    return await self._get(self._client)
+                except _Challenged:
+                    return await self._get(self._client)
+        except _Challenged as error:
+            raise DeviceRefused(self.config.name, "user or password refused", code=401) from error
         except (TimeoutError, httpx.TimeoutException) as error:
             raise DeviceTimeout(
                 self.config.name, "no whole snapshot", timeout_s=self.config.timeout_s
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise LineError(self.config.url, f"{type(error).__name__}: {error}") from error
+
+    async def _get(self, client: httpx.AsyncClient) -> bytes:
+        body = bytearray()
+        async with client.stream("GET", self.config.url, headers=self._authorization()) as answer:
+            if answer.status_code == httpx.codes.UNAUTHORIZED and self._accepts(answer.headers):
+                raise _Challenged
+            if answer.status_code != httpx.codes.OK:
+                raise DeviceRefused(self.config.name, "no snapshot", code=answer.status_code)
+            async for chunk in answer.aiter_raw(READ_BYTES):
+                body += chunk
+                if len(body) > SNAPSHOT_BYTES:
+                    raise FrameError(self.config.name, f"answer beyond {SNAPSHOT_BYTES} bytes")
         return bytes(body)
+
+    def _accepts(self, headers: httpx.Headers) -> bool:
+        challenges = headers.get_list("www-authenticate")
+        return isinstance(self._login, DigestAuth) and any(map(self._login.accept, challenges))
+
+    def _authorization(self) -> dict[bytes, bytes]:
+        if isinstance(self._login, DigestAuth):
+            header = self._login.header("GET", self._target)
+        else:
+            header = self._login
+        return {} if header is None else {b"Authorization": header.encode()}
 
     def _judge(self, data: bytes, now_s: float, clock_s: float) -> list[Observed]:
         """The rows of one snapshot; runs in a thread, never twice at once."""
@@ -244,9 +275,15 @@ class HttpCamera(PolledDriver[Config]):
             raise LineError(self.config.url, f"cannot use {self.config.ca_file}: {error}") from error
 
 
-def _credentials(config: Config) -> httpx.Auth | None:
+class _Challenged(Exception):
+    """The camera's challenge has been taken: ask again with an answer to it."""
+
+
+def _login(config: Config) -> DigestAuth | str | None:
+    """Who to be: a digest user, the whole header of basic authentication, or nobody."""
     if config.username is None or config.password_file is None:
         return None
     password = read_secret(config.password_file)
-    kind = httpx.DigestAuth if config.auth == "digest" else httpx.BasicAuth
-    return kind(config.username, password)
+    if config.auth == "digest":
+        return DigestAuth(config.username, password)
+    return "Basic " + base64.b64encode(f"{config.username}:{password}".encode()).decode()

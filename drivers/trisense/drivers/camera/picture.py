@@ -33,8 +33,10 @@ SOI: Final = b"\xff\xd8"
 EOI: Final = b"\xff\xd9"
 FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
 """Start-of-frame markers of the processes a camera uses: baseline, extended, progressive."""
-BARE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
+LONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
 """Markers without a length: TEM and RST0 to RST7."""
+DROPPED: Final = frozenset({0xFE, *range(0xE1, 0xEE), 0xEF})
+"""COM and APP1 to APP15 without APP14 (Adobe's colour transform); APP0 says that colours are YCbCr."""
 SOS: Final = 0xDA
 GREY: Final = 128
 ZONE_MARGIN: Final = 0.02
@@ -47,6 +49,10 @@ class Jpeg:
     """What the markers of a complete JPEG say, before any pixel is decoded."""
 
     data: bytes
+    """From FF D8 to FF D9."""
+    bare: bytes
+    """The same without comments and application segments, save those that say what the colours are: what
+    the decoder need not parse (EXIF, thumbnails, profiles) cannot hurt it."""
     width: int
     height: int
 
@@ -73,12 +79,14 @@ def cut(data: bytes, start: int = 0) -> Jpeg:
     if data[start : start + 2] != SOI:
         raise FrameError("jpeg", "does not start with FF D8", data[start : start + 16])
     width = height = 0
+    bare = bytearray(SOI)
     at = start + 2
     while True:
+        began = at
         marker, at = _next_marker(data, at)
         if marker == EOI[1]:
             break
-        if marker in BARE:
+        if marker in LONE:
             continue
         length = int.from_bytes(data[at : at + 2], "big")
         if length < 2 or at + length > len(data):
@@ -89,9 +97,12 @@ def cut(data: bytes, start: int = 0) -> Jpeg:
         at += length
         if marker == SOS:
             at = _end_of_scan(data, at)
+        if marker not in DROPPED:
+            bare += data[began:at]
+    bare += EOI
     if not 0 < width * height <= MAX_PIXELS:
         raise FrameError("jpeg", f"expected 1 to {MAX_PIXELS} pixels, got {width}x{height}")
-    return Jpeg(data[start:at], width, height)
+    return Jpeg(data[start:at], bytes(bare), width, height)
 
 
 def split(data: bytes) -> tuple[list[Jpeg], FrameError | None]:
@@ -125,7 +136,7 @@ def _end_of_scan(data: bytes, at: int) -> int:
         if at < 0 or at + 1 >= len(data):
             raise FrameError("jpeg", "does not end with FF D9")
         follows = data[at + 1]
-        if follows not in (0x00, 0xFF) and follows not in BARE:
+        if follows not in (0x00, 0xFF) and follows not in LONE:
             return at
         at += 1 if follows == 0xFF else 2
 
@@ -137,7 +148,7 @@ def decode(jpeg: Jpeg) -> Image.Image:
         FrameError: the decoder refuses it.
     """
     try:
-        with Image.open(io.BytesIO(jpeg.data), formats=("JPEG",)) as picture:
+        with Image.open(io.BytesIO(jpeg.bare), formats=("JPEG",)) as picture:
             scale = 1
             while jpeg.width * jpeg.height > WORK_PIXELS * scale**2 and scale < 8:
                 scale *= 2

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError  # GDAL's own errors: warp.transform lets them through as they are
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, MemoryFile
@@ -34,6 +35,16 @@ MAX_PIXELS: Final = 2**28
 MAX_BLOCK_PIXELS: Final = 2**22
 WGS84: Final = CRS.from_epsg(4326)
 NAME_TIME: Final = re.compile(r"(?<!\d)(\d{8}T\d{6})Z?(?!\d)")
+SCENE_ERRORS: Final = (
+    RasterioError,
+    CPLE_BaseError,
+    NotGeoreferencedWarning,  # where warnings are errors
+    OSError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+)
+"""RasterioError covers most of GDAL; hostile tags also surface as what numpy and Python say of them."""
 YEARS: Final = (1972, 2100)
 """From the first civil satellite that could tell NDVI to the last time a sample may carry."""
 READ_OPTIONS: Final = {
@@ -105,8 +116,7 @@ def digest(path: Path) -> str:
 def _only_frame_errors() -> Iterator[None]:
     try:
         yield
-    # RasterioError covers most of GDAL; hostile tags also surface as what numpy and Python say of them.
-    except (RasterioError, NotGeoreferencedWarning, OSError, ValueError, TypeError, ArithmeticError) as error:
+    except SCENE_ERRORS as error:
         raise FrameError("scene", f"cannot be read: {error}") from error
 
 
@@ -188,7 +198,10 @@ def _sample(scene: DatasetReader, point: Point) -> dict[str, Any]:
     found: dict[str, Any] = {"station": point.station, "lon": point.longitude, "lat": point.latitude}
     # Always longitude first here, whatever the axis order of either system (traditional GIS order).
     (x,), (y,) = transform(WGS84, scene.crs, [point.longitude], [point.latitude])[:2]
-    column, row = ~scene.transform * (x, y)
+    to_pixel = ~scene.transform
+    column = to_pixel.a * x + to_pixel.b * y + to_pixel.c
+    row = to_pixel.d * x + to_pixel.e * y + to_pixel.f
+    # A point that the projection cannot show is infinitely far away.
     if not (0 <= column < scene.width and 0 <= row < scene.height):
         return {**found, "inside": False, "value": None}
     row, column = int(row), int(column)
