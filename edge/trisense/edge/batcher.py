@@ -83,18 +83,18 @@ class Batcher:
         backoff = Backoff(first_s=RETRY_S, longest_s=RETRY_MAX_S)
         while not self._stop.is_set():
             await self._some.wait()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(limits.COMMIT_INTERVAL_S):
-                    await self._now.wait()
+            await _either(self._now, limits.COMMIT_INTERVAL_S)
             try:
                 await self.flush()
                 backoff.reset()
             except SpoolError as error:
                 wait_s = backoff.next_s()
                 log.error("commit_failed", why=str(error), waiting=len(self._queue), retry_in_s=wait_s)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        await self._stop.wait()
+                await _either(self._stop, wait_s)
+        try:
+            await self.flush()
+        except SpoolError as error:
+            log.error("samples_left_behind", why=str(error), waiting=len(self._queue))
 
     def stop(self) -> None:
         """End ``run`` after a last commit of what waits: never cancel it, for a commit may be under way."""
@@ -147,6 +147,13 @@ class Batcher:
         known = self._losses.get(key)
         self._losses[key] = loss if known is None else known.merged(loss)
         self._some.set()
+
+
+async def _either(event: asyncio.Event, limit_s: float) -> None:
+    """Wait for ``event`` or until ``limit_s`` is over."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            await event.wait()
 
 
 def _cuts(taken: Sequence[_Waiting]) -> Iterator[Cut]:

@@ -1,0 +1,60 @@
+"""(stream, time, n) is unique for ever: clock steps, shared ticks, late rows, restarts."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from trisense.edge.ordinals import Ordinals
+
+MS = 1_000_000
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("step"), st.integers(-5_000, 5_000)),
+            st.tuples(st.just("rows"), st.integers(1, 4)),
+            st.tuples(st.just("run"), st.integers(1, 400)),
+            st.tuples(st.just("restart"), st.just(0)),
+        ),
+        max_size=40,
+    )
+)
+def test_no_time_and_ordinal_come_twice(moves: list[tuple[str, int]]) -> None:
+    ordinals, now, used = Ordinals(), 10_000_000, []
+    for move, amount in moves:
+        if move == "step":
+            now = max(0, now + amount)
+        elif move == "rows":
+            used += [(now, ordinals.take(now)) for _ in range(amount)]
+        elif move == "run":
+            for _ in range(amount):
+                now += 1
+                used.append((now, ordinals.take(now)))
+        elif used:
+            ordinals = Ordinals(max(t for t, _ in used), max(n for _, n in used))
+    assert len(set(used)) == len(used)
+
+
+def test_rows_of_one_tick_count_up_and_the_next_tick_begins_anew() -> None:
+    ordinals = Ordinals()
+    assert [ordinals.take(t) for t in (5, 5, 5, 6, 6, 9)] == [0, 1, 2, 0, 1, 0]
+
+
+def test_rows_that_come_a_little_out_of_order_keep_small_ordinals() -> None:
+    ordinals = Ordinals()
+    times = [t for base in range(0, 5_000, 2) for t in (base + 1, base)]
+    assert {ordinals.take(t) for t in times} == {0}
+
+
+def test_a_clock_set_back_an_hour_costs_one_new_ordinal_for_the_whole_hour() -> None:
+    ordinals = Ordinals()
+    for second in range(7200):
+        ordinals.take(second)
+    assert {ordinals.take(second) for second in range(3600, 7200 - 256)} == {1}
+    assert ordinals.take(7200) == 0
+
+
+def test_after_a_restart_with_the_clock_behind_nothing_is_used_again() -> None:
+    ordinals = Ordinals(high_ns=1000, max_n=2)
+    assert [ordinals.take(t) for t in (990, 991, 991, 1000, 1001)] == [3, 3, 4, 3, 0]
