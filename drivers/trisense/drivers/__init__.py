@@ -2,7 +2,15 @@
 
 from trisense.core.errors import DeviceError, DeviceRefused, DeviceTimeout, FrameError, LineError
 from trisense.core.model import BatchClass, Field, FieldType, Layer, Quality, Stream, Value
-from trisense.drivers.framing import Cut, Damage, Decoder, FramedCodec, FramedDriver
+from trisense.drivers.framing import (
+    Cut,
+    Damage,
+    Decoder,
+    FramedCodec,
+    FramedConfig,
+    FramedDriver,
+    read_frames,
+)
 from trisense.drivers.lines import Line, Lines, LineUrl
 from trisense.drivers.sdk import (
     Codec,
@@ -32,6 +40,7 @@ __all__ = [
     "Frame",
     "FrameError",
     "FramedCodec",
+    "FramedConfig",
     "FramedDriver",
     "GivenCodec",
     "Layer",
@@ -46,4 +55,5 @@ __all__ = [
     "Stream",
     "StreamingDriver",
     "Value",
+    "read_frames",
 ]
