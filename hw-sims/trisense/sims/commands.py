@@ -25,6 +25,7 @@ KINDS: Final = {
     "ld2450": "trisense.sims.ld2450:Ld2450",
     "ws90": "trisense.sims.modbus:Ws90",
     "sensecap": "trisense.sims.modbus:SenseCap",
+    "modbus": "trisense.sims.modbus:ModbusLine",
     "llrp": "trisense.sims.llrp:LlrpReader",
     "adsb": "trisense.sims.beast:BeastFeed",
     "http-camera": "trisense.sims.camera:SnapshotCamera",
@@ -58,11 +59,18 @@ def parse_options(cls: Any, given: list[str]) -> dict[str, Any]:
         key, equals, text = item.partition("=")
         if not equals or key not in types:
             cannot(f"option {item!r}: expected KEY=VALUE with a KEY of {', '.join(types) or '(none)'}")
-        try:
-            found[key] = TypeAdapter(types[key]).validate_strings(text)
-        except ValidationError as error:
-            cannot(f"option {key}: {error.errors()[0]['msg']}, got {text!r}")
+        found[key] = _parse(key, TypeAdapter(types[key]), text)
     return found
+
+
+def _parse(key: str, adapter: TypeAdapter[Any], text: str) -> Any:
+    """A plain value as it stands, a list or a table as JSON."""
+    try:
+        if text.startswith(("[", "{")):
+            return adapter.validate_json(text)
+        return adapter.validate_strings(text)
+    except ValidationError as error:
+        cannot(f"option {key}: {error.errors()[0]['msg']}, got {text!r}")
 
 
 @app.command("list")
@@ -71,7 +79,7 @@ def list_kinds() -> None:
     table = Table("kind", "what it is", "options (-o KEY=VALUE)", box=None)
     for kind in KINDS:
         cls = simulator_class(kind)
-        table.add_row(kind, inspect.getdoc(cls) or "", ", ".join(options_of(cls)))
+        table.add_row(kind, (inspect.getdoc(cls) or "").split("\n\n")[0], ", ".join(options_of(cls)))
     Console().print(table)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from trisense.core.model import Value
 from trisense.sims.base import End, Hangup, PtyEnd, Simulator, Told
@@ -83,18 +83,15 @@ class Station:
 
 
 class ModbusLine(Simulator):
-    """Stations on one RS-485 line, or behind one TCP endpoint.
-
-    ``units`` lists them as ``144=ecowitt-ws90,1=sensecap-one``. With several stations each one is
-    called ``NAME-UNIT`` in the log of the truth.
-    """
+    """Weather stations on one RS-485 line, or behind one TCP endpoint."""
 
     kind = "modbus"
+    usual_units: ClassVar[str] = "144=ecowitt-ws90,1=sensecap-one"
 
     def __init__(
         self,
         *,
-        units: str = "144=ecowitt-ws90,1=sensecap-one",
+        units: str = "",
         framing: str = "",
         baud: int = 9600,
         latency_ms: float = 20.0,
@@ -109,7 +106,10 @@ class ModbusLine(Simulator):
         broken: str = "",
         **base: Any,
     ) -> None:
-        """``framing``: ``rtu`` or ``tcp`` (MBAP); empty: what a pty and a socket usually speak.
+        """``units`` lists unit addresses and models as ``usual_units`` does; with several stations each one
+        is called ``NAME-UNIT`` in the log of the truth.
+
+        ``framing``: ``rtu`` or ``tcp`` (MBAP); empty: what a pty and a socket usually speak.
 
         ``glitch_prefix`` and ``glitch_suffix`` are 0x00 bytes around each answer, ``foreign`` the chance
         that another unit speaks before one, ``broken`` names sensors (``a+b``) that tell the sentinel.
@@ -128,7 +128,7 @@ class ModbusLine(Simulator):
         self.boot_text = boot_text
         self.fail_first = fail_first
         self.silent_on_bad_address = silent_on_bad_address
-        self.stations = self._stations(units, tuple(filter(None, broken.split("+"))))
+        self.stations = self._stations(units or self.usual_units, tuple(filter(None, broken.split("+"))))
 
     def _stations(self, units: str, broken: Sequence[str]) -> dict[int, Station]:
         listed = [item.partition("=") for item in filter(None, units.split(","))]
@@ -230,18 +230,14 @@ class Ws90(ModbusLine):
     """One Ecowitt WS90 alone on its line."""
 
     kind = "ws90"
-
-    def __init__(self, *, unit: int = MAPS["ecowitt-ws90"].unit, **options: Any) -> None:
-        super().__init__(units=f"{unit}=ecowitt-ws90", **options)
+    usual_units = "144=ecowitt-ws90"
 
 
 class SenseCap(ModbusLine):
     """One SenseCAP ONE alone on its line."""
 
-    kind = "sensecap-one"
-
-    def __init__(self, *, unit: int = MAPS["sensecap-one"].unit, **options: Any) -> None:
-        super().__init__(units=f"{unit}=sensecap-one", **options)
+    kind = "sensecap"
+    usual_units = "1=sensecap-one"
 
 
 def _find_request(data: bytes) -> tuple[int, int] | None:
