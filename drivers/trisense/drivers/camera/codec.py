@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from trisense.drivers import Frame, FrameError, Observed, Part
-from trisense.drivers.camera.digest import response_of
+from trisense.drivers.camera.digest import ALGORITHMS, response_of
 from trisense.drivers.camera.health import compare, health
 from trisense.drivers.camera.picture import EOI, SOI, decode, split
 
@@ -17,18 +17,9 @@ __all__ = ["FramePair", "HttpDigest", "ImageHealth", "JpegCheck", "health_row"]
 
 PLAIN: Final = ("width", "height", "bytes", "mean", "std", "dark", "bright", "lapvar", "tile_lapvar_median")
 """Fields of a row that have the name the sheet gives them."""
-DIGEST_QUESTION: Final = (
-    "user",
-    "password",
-    "realm",
-    "nonce",
-    "uri",
-    "method",
-    "qop",
-    "nc",
-    "cnonce",
-    "algorithm",
-)
+ASKED: Final = frozenset({"user", "password", "realm", "nonce", "uri", "method"})
+ASKED_TOO: Final = frozenset({"qop", "nc", "cnonce", "algorithm"})
+"""What a digest answers, and what newer challenges ask besides."""
 
 
 def health_row(
@@ -110,13 +101,15 @@ class JpegCheck(Recording):
 
 
 class HttpDigest(Recording):
-    """``http-digest``: the answer to a camera's challenge, all of which is the question."""
+    """``http-digest``: the answer to a camera's challenge. No bytes are decoded: all is in the question."""
 
     def frames(self, data: bytes) -> Sequence[Frame]:  # noqa: ARG002  # the protocol's signature
         return []
 
     def frames_given(self, parts: Sequence[Part], given: Mapping[str, Any]) -> Sequence[Frame]:  # noqa: ARG002  # likewise
-        question = {key: given[key] for key in DIGEST_QUESTION if key in given}
+        question = {key: str(value) for key, value in given.items() if key in ASKED | ASKED_TOO}
+        if not set(question) >= ASKED or question.get("algorithm", "MD5") not in ALGORITHMS:
+            return []
         return [{**question, "response": response_of(**question)}]
 
 

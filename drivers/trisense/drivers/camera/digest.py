@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Final
 
-__all__ = ["DigestAuth", "response_of"]
+__all__ = ["ALGORITHMS", "DigestAuth", "response_of"]
 
 PART: Final = re.compile(r'(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 CHALLENGE_CHARS: Final = 4096

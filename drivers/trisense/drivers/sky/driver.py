@@ -12,6 +12,7 @@ import asyncio
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from trisense.drivers import (
     DeviceConfig,
     Field,
     FieldType,
+    Frame,
     FrameError,
     Layer,
     LineError,
@@ -41,6 +43,8 @@ __all__ = ["Config", "NdviScenes", "Site"]
 
 FOLDER_FILES: Final = 20_000
 """More files than this and the folder is refused: it is never listed without end."""
+TROUBLE_KEPT: Final = 100
+"""Damaged scenes that wait to be told; of more, the oldest go untold."""
 SUFFIXES: Final = (".tif", ".tiff")
 SECOND_NS: Final = 1_000_000_000
 
@@ -123,6 +127,7 @@ class NdviScenes(PolledDriver[Config]):
         self._scenes: Scenes | None = None
         self._damaged: dict[str, tuple[int, int]] = {}
         self._ready: list[Observed] = []
+        self._trouble: deque[FrameError] = deque(maxlen=TROUBLE_KEPT)
         self._one_at_a_time = threading.Lock()
 
     def streams(self) -> tuple[Stream, ...]:
@@ -144,13 +149,15 @@ class NdviScenes(PolledDriver[Config]):
         """The rows of scenes that have come since the last look; empty where there are none.
 
         Raises:
-            FrameError: a scene is damaged; the next look goes on behind it.
+            FrameError: a scene is damaged; told when there are no rows to give, one scene at a time.
             LineError: the folder or the state file is gone.
         """
         # A look that was cancelled half-way has left its rows here: they are written down as read.
         if not self._ready:
             await asyncio.to_thread(self._look)
         found, self._ready = self._ready, []
+        if not found and self._trouble:
+            raise self._trouble.popleft()
         return found
 
     def _open(self) -> None:
@@ -160,32 +167,38 @@ class NdviScenes(PolledDriver[Config]):
             self._scenes = Scenes.load(self._state_file)
 
     def _look(self) -> None:
-        """Read what is new into ``_ready``. A damaged scene ends the look, told when nothing else is."""
+        """Read what is new into ``_ready``, and what is wrong with the rest into ``_trouble``."""
         until = time.monotonic() + self.config.timeout_s / 2
+        found: list[Observed] = []
+        read: dict[str, Read] = {}
         with self._one_at_a_time:
             if self._scenes is None:
                 raise LineError(str(self.config.folder), "not connected")
             for path, stat in self._fresh(self._scenes):
                 try:
-                    self._ready += self._read_one(path, stat, self._scenes)
-                except FrameError:
-                    if self._ready:
-                        return
+                    sha256, frame = self._read_one(path, stat)
+                except FrameError as error:
                     self._damaged[path.name] = (stat.st_size, stat.st_mtime_ns)
-                    raise
+                    self._trouble.append(error)
+                else:
+                    twice = self._scenes.has_content(sha256) or any(sha256 == e.sha256 for e in read.values())
+                    read[path.name] = Read(size_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=sha256)
+                    found += [] if twice else rows(frame, scene=path.stem, sha256=sha256)
                 if time.monotonic() > until:
-                    return
+                    break
+            if read:
+                self._scenes.note(read)
+            self._ready += found
 
-    def _read_one(self, path: Path, stat: os.stat_result, scenes: Scenes) -> list[Observed]:
-        """The rows of one scene, written down as read; none where its content is known already.
+    def _read_one(self, path: Path, stat: os.stat_result) -> tuple[str, Frame]:
+        """Digest and content of one scene.
 
         Raises:
             FrameError: it is damaged, or changed while it was read.
         """
         try:
             sha256 = digest(path)
-            known = scenes.has_content(sha256)
-            frame = None if known else ndvi_of_file(path, self._points)
+            frame = ndvi_of_file(path, self._points)
             after = path.stat()
         except OSError as error:
             raise FrameError(self.config.name, f"{path.name}: {error}") from error
@@ -193,8 +206,7 @@ class NdviScenes(PolledDriver[Config]):
             raise FrameError(self.config.name, f"{path.name}: {error.what}") from error
         if (after.st_size, after.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns):
             raise FrameError(self.config.name, f"{path.name}: changed while it was read")
-        scenes.note(path.name, Read(size_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=sha256))
-        return [] if frame is None else rows(frame, scene=path.stem, sha256=sha256)
+        return sha256, frame
 
     def _fresh(self, scenes: Scenes) -> Iterator[tuple[Path, os.stat_result]]:
         """Files that are neither read nor known to be damaged, by name, so mostly by time."""

@@ -69,14 +69,13 @@ class Scenes:
         """A file with just these bytes was read, under whatever name."""
         return sha256 in self._contents
 
-    def note(self, name: str, scene: Read) -> None:
-        """Write down that a scene has been read; on disk when this returns.
+    def note(self, read: Mapping[str, Read]) -> None:
+        """Write down by file name which scenes have been read; on disk when this returns.
 
         Raises:
-            LineError: it cannot be written; the scene counts as not read.
+            LineError: it cannot be written; they count as not read.
         """
-        scenes = {key: value for key, value in self._scenes.items() if key != name}
-        scenes[name] = scene
+        scenes = {name: each for name, each in self._scenes.items() if name not in read} | dict(read)
         while len(scenes) > KEEP:
             del scenes[next(iter(scenes))]
         fresh = self._path.with_name(f"{self._path.name}.new")
