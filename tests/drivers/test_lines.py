@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import termios
 import tty
 from collections.abc import AsyncIterator, Iterator
@@ -76,6 +77,9 @@ async def server(answer: bytes = b"", *, ends: bool = False) -> AsyncIterator[in
         "tcp://127.0.0.1:502",
         "tcp://meter.example:4001/",
         "tcp://[::1]:502",
+        "udp://:30003",
+        "udp://127.0.0.1:30003",
+        "replay:///captured/beast.bin",
     ],
 )
 def test_good_urls_pass(url: str) -> None:
@@ -86,7 +90,13 @@ def test_good_urls_pass(url: str) -> None:
     ("url", "expected"),
     [
         ("/dev/ttyUSB0", "a line: serial"),
-        ("udp://host:1", "a line: serial"),
+        ("rfcomm://host:1", "a line: serial"),
+        ("udp://host", "udp://:PORT"),
+        ("udp://:1/x", "nothing behind"),
+        ("replay://file", "three slashes"),
+        ("serial://host/dev/x", "three slashes"),
+        ("serial:///dev/x?baud=", "a baud rate"),
+        ("serial:///dev/x?baud=0", "a baud rate"),
         ("tcp://127.0.0.1", "with a port"),
         ("tcp://:502", "with a host"),
         ("tcp://a:1/x", "nothing behind"),
@@ -239,6 +249,70 @@ async def test_a_uart_in_use_is_a_line_error_and_free_again_after_close(wire: Wi
     await first.close()
     second = await Lines().open(f"serial://{wire.path}")
     await second.close()
+
+
+# --- UDP and recordings -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def free_udp_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_datagrams_come_in_and_answers_go_to_who_spoke_last(free_udp_port: int) -> None:
+    line = await Lines().open(f"udp://127.0.0.1:{free_udp_port}")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as device:
+        device.bind(("127.0.0.1", 0))
+        device.setblocking(False)
+        with pytest.raises(LineError, match="nobody to answer"):
+            await line.write(b"hello?")
+        device.sendto(b"one", ("127.0.0.1", free_udp_port))
+        device.sendto(b"two", ("127.0.0.1", free_udp_port))
+        assert [await line.read(), await line.read()] == [b"one", b"two"]
+        await line.write(b"answer")
+        assert await asyncio.get_running_loop().sock_recv(device, 100) == b"answer"
+    await line.close()
+    await line.close()
+    with pytest.raises(LineError, match="is closed"):
+        await line.read()
+
+
+async def test_a_udp_port_in_use_is_a_line_error(free_udp_port: int) -> None:
+    line = await Lines().open(f"udp://127.0.0.1:{free_udp_port}")
+    with pytest.raises(LineError, match="cannot open"):
+        await Lines().open(f"udp://127.0.0.1:{free_udp_port}")
+    await line.close()
+
+
+async def test_a_reader_that_waits_hears_of_the_close(free_udp_port: int) -> None:
+    line = await Lines().open(f"udp://127.0.0.1:{free_udp_port}")
+    waiting = asyncio.create_task(line.read())
+    await asyncio.sleep(0)
+    await line.close()
+    with pytest.raises(LineError, match="is closed"):
+        await waiting
+
+
+async def test_a_recording_gives_its_bytes_once_and_is_over(tmp_path: Path) -> None:
+    file = tmp_path / "captured.bin"
+    file.write_bytes(bytes(range(256)) * 3)
+    line = await Lines().open(f"replay://{file}")
+    await line.flush_input()
+    await line.write(b"ignored")
+    got = b""
+    while len(got) < 768:
+        got += await line.read()
+    assert got == bytes(range(256)) * 3
+    with pytest.raises(LineError, match="the recording is over"):
+        await line.read()
+    await line.close()
+
+
+async def test_a_missing_recording_is_a_line_error() -> None:
+    with pytest.raises(LineError, match=r"cannot open: .*No such file"):
+        await Lines().open("replay:///no/such/file")
 
 
 # --- buses ------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Lines: byte streams to devices, by URL, and the buses that share one.
 
-``serial:///dev/serial/by-id/...?baud=9600&format=8N1`` · ``tcp://host:port``
+``serial:///dev/serial/by-id/...?baud=9600&format=8N1`` · ``tcp://host:port`` · ``udp://:port`` ·
+``replay:///captured.bin``
 """
 
 from __future__ import annotations
@@ -8,14 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections import deque
 from collections.abc import Callable
-from typing import Annotated, Protocol, TypeVar
+from pathlib import Path
+from typing import Annotated, Protocol, TypeVar, cast
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import AfterValidator
 from trisense.core.errors import LineError
 
-__all__ = ["Bus", "Line", "LineUrl", "Lines", "StreamLine", "check_url", "open_line"]
+__all__ = [
+    "Bus",
+    "DatagramLine",
+    "Line",
+    "LineUrl",
+    "Lines",
+    "ReplayLine",
+    "StreamLine",
+    "check_url",
+    "open_line",
+]
 
 READ_BYTES = 65_536
 FORMAT = re.compile(r"[5-8][NEO][12]")
@@ -97,6 +110,80 @@ class StreamLine:
             await self._writer.wait_closed()
 
 
+class DatagramLine(asyncio.DatagramProtocol):
+    """A line over UDP: what anybody sends to our port; answers go to whoever spoke last."""
+
+    QUEUE = 256
+    """Datagrams kept for a driver that is busy; the oldest go first."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._received: deque[bytes] = deque(maxlen=self.QUEUE)
+        self._news = asyncio.Event()
+        self._transport: asyncio.DatagramTransport | None = None
+        self._peer: tuple[str, int] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._peer = addr
+        if data:
+            self._received.append(data)
+            self._news.set()
+
+    async def read(self) -> bytes:
+        while not self._received:
+            if self._transport is None:
+                raise LineError(self.url, "is closed")
+            self._news.clear()
+            await self._news.wait()
+        return self._received.popleft()
+
+    async def write(self, data: bytes) -> None:
+        if self._transport is None:
+            raise LineError(self.url, "is closed")
+        if self._peer is None:
+            raise LineError(self.url, "nobody to answer: nothing has come in yet")
+        self._transport.sendto(data, self._peer)
+
+    async def flush_input(self) -> None:
+        self._received.clear()
+
+    async def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+            self._news.set()
+
+
+class ReplayLine:
+    """A captured file as a line: gives its bytes once, takes and forgets what is written."""
+
+    PIECE_BYTES = 256
+    """What one read gives; small, as a device's own pieces are."""
+
+    def __init__(self, url: str, data: bytes) -> None:
+        self.url = url
+        self._rest = data
+
+    async def read(self) -> bytes:
+        await asyncio.sleep(0)  # others have their turn between two pieces
+        piece, self._rest = self._rest[: self.PIECE_BYTES], self._rest[self.PIECE_BYTES :]
+        if not piece:
+            raise LineError(self.url, "the recording is over")
+        return piece
+
+    async def write(self, data: bytes) -> None:
+        """Nobody hears it."""
+
+    async def flush_input(self) -> None:
+        """A recording holds nothing stale."""
+
+    async def close(self) -> None:
+        self._rest = b""
+
+
 def check_url(url: str) -> SplitResult:
     """Check a line's URL without opening it.
 
@@ -104,27 +191,48 @@ def check_url(url: str) -> SplitResult:
         ValueError: what is wrong with it, for a config validator to pass on.
     """
     parts = urlsplit(url)
-    if parts.scheme == "tcp":
-        if not parts.hostname:
-            raise ValueError("tcp://HOST:PORT with a host")
-        if parts.port is None:
-            raise ValueError("tcp://HOST:PORT with a port")
-        if parts.query or parts.path.strip("/"):
-            raise ValueError("tcp://HOST:PORT and nothing behind it")
-    elif parts.scheme == "serial":
-        if not parts.path.startswith("/"):
-            raise ValueError("serial:///dev/... with three slashes")
-        unknown = set(dict(parse_qsl(parts.query))) - {"baud", "format"}
-        if unknown:
-            raise ValueError(f"options baud and format, not {', '.join(sorted(unknown))}")
-        options = dict(parse_qsl(parts.query))
-        if not options.get("baud", "9600").isdigit():
-            raise ValueError(f"a baud rate in bit/s, not {options['baud']!r}")
-        if not FORMAT.fullmatch(options.get("format", "8N1").upper()):
-            raise ValueError("a character format such as 8N1, 8E1 or 7E1")
-    else:
-        raise ValueError("a line: serial:///dev/...?baud=9600 or tcp://host:port")
+    checks = {"tcp": _check_tcp, "udp": _check_udp, "serial": _check_serial, "replay": _check_replay}
+    if parts.scheme not in checks:
+        raise ValueError(
+            "a line: serial:///dev/...?baud=9600, tcp://HOST:PORT, udp://:PORT or replay:///FILE"
+        )
+    checks[parts.scheme](parts)
     return parts
+
+
+def _check_tcp(parts: SplitResult) -> None:
+    if not parts.hostname:
+        raise ValueError("tcp://HOST:PORT with a host")
+    if parts.port is None:
+        raise ValueError("tcp://HOST:PORT with a port")
+    if parts.query or parts.path.strip("/"):
+        raise ValueError("tcp://HOST:PORT and nothing behind it")
+
+
+def _check_udp(parts: SplitResult) -> None:
+    if parts.port is None:
+        raise ValueError("udp://:PORT, or udp://ADDRESS:PORT to listen on one address alone")
+    if parts.query or parts.path.strip("/"):
+        raise ValueError("udp://:PORT and nothing behind it")
+
+
+def _check_replay(parts: SplitResult) -> None:
+    if parts.netloc or parts.query or not parts.path.startswith("/"):
+        raise ValueError("replay:///path/of/captured.bin with three slashes")
+
+
+def _check_serial(parts: SplitResult) -> None:
+    if parts.netloc or not parts.path.startswith("/"):
+        raise ValueError("serial:///dev/... with three slashes")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = set(options) - {"baud", "format"}
+    if unknown:
+        raise ValueError(f"options baud and format, not {', '.join(sorted(unknown))}")
+    baud = options.get("baud", "9600")
+    if not baud.isdigit() or int(baud) == 0:
+        raise ValueError(f"a baud rate in bit/s, not {baud!r}")
+    if not FORMAT.fullmatch(options.get("format", "8N1").upper()):
+        raise ValueError("a character format such as 8N1, 8E1 or 7E1")
 
 
 def _line_url(url: str) -> str:
@@ -148,11 +256,23 @@ async def open_line(url: str, *, timeout_s: float = 5.0) -> Line:
             if parts.scheme == "tcp":
                 reader, writer = await asyncio.open_connection(str(parts.hostname), parts.port)
                 return StreamLine(url, reader, writer)
+            if parts.scheme == "udp":
+                return await _open_udp(url, parts)
+            if parts.scheme == "replay":
+                return ReplayLine(url, await asyncio.to_thread(Path(parts.path).read_bytes))
             return await _open_serial(url, parts)
     except TimeoutError as error:
         raise LineError(url, f"no answer within {timeout_s:g} s") from error
     except OSError as error:
         raise LineError(url, f"cannot open: {error}") from error
+
+
+async def _open_udp(url: str, parts: SplitResult) -> Line:
+    address = (parts.hostname or "0.0.0.0", parts.port or 0)  # noqa: S104  # udp://:PORT asks for every address
+    _, line = await asyncio.get_running_loop().create_datagram_endpoint(
+        lambda: DatagramLine(url), local_addr=address
+    )
+    return line
 
 
 async def _open_serial(url: str, parts: SplitResult) -> Line:
