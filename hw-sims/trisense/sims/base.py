@@ -46,6 +46,8 @@ FIFO_BYTES: Final = 16
 """Bytes handed over at once on a pty, as a UART with the usual FIFO does."""
 LOOK_S: Final = 0.05
 """A pty does not tell when its other side is opened: look this often."""
+OPENING_S: Final = 0.1
+"""A host that opens a port throws away what it finds there: what is said so early is told to nobody."""
 
 
 class Hangup(Exception):
@@ -131,11 +133,17 @@ class End(ABC):
         """
         repeats = self._sim.stuck
         fault = self._fault()
-        sent = await self._send_with(fault, frame, check)
-        if fault is None and repeats:
-            fault = "stuck"
-        for row in told:
-            self._sim.truth.write(device or self._sim.name, row, fault=fault, sent=sent)
+        sent = b""
+        try:
+            sent = await self._send_with(fault, frame, check)
+        except (Hangup, asyncio.CancelledError):
+            fault = "hangup"  # whether the host got it before it left, nobody can say
+            raise
+        finally:
+            if fault is None and repeats:
+                fault = "stuck"
+            for row in told:
+                self._sim.truth.write(device or self._sim.name, row, fault=fault, sent=sent)
         if fault == "hangup":
             raise Hangup("fault")
 
@@ -311,6 +319,7 @@ async def _run_pty(sim: Simulator, link: Path, pty: Pty) -> None:
     try:
         while True:
             await pty.host()
+            await asyncio.sleep(OPENING_S)
             end = PtyEnd(sim, pty.master)
             await _converse(sim, end)
             if end.gone:

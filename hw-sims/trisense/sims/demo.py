@@ -41,7 +41,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM, treated as Ctrl-C is."""
+    """SIGTERM or Ctrl-C: also where a shell started us with SIGINT ignored."""
 
 
 @app.command()
@@ -68,7 +68,8 @@ def demo(
     """
     if store not in ("duckdb", "influxdb"):
         cannot(f"--store: expected duckdb or influxdb, got {store}")
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     with _folder(folder) as home, Children(home) as children:
         town = Town(
             home, children, boxes=boxes, store=store, port=port or free_port(), faults=faults, seed=seed

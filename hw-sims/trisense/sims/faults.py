@@ -108,7 +108,7 @@ class Truth:
 
     One object per row of a frame: ``{t_ns, device, measurement, values, fault, bytes}``. ``bytes`` is what
     went out as hex (a SHA-256 beyond 4 KiB), ``fault`` null or the fault injected. Frames with a
-    ``silence``, ``cut``, ``checksum`` or ``hangup`` never reached the host whole.
+    ``silence``, ``cut`` or ``checksum`` never reached the host whole; with ``hangup`` they may have.
     """
 
     def __init__(self, path: Path | None = None) -> None:
