@@ -68,6 +68,8 @@ class _Stream:
     """Name -> (value, time_ns, quality) of the newest reading that is a value."""
     newest_ns: int = -1
     """Time of the newest sample, whatever its values."""
+    step_ns: int | None = None
+    """Between the two newest times that were told: its pace, by which a reader knows old from slow."""
     flags: dict[str, int] = field(default_factory=dict)
     """Name -> quality code of the newest sample, where not good."""
     media: tuple[str, int] | None = None
@@ -214,6 +216,8 @@ class LiveState:
         for name, (value, time_ns, quality) in values.items():
             if quality not in SKIPPED and (name not in known.fields or time_ns >= known.fields[name][1]):
                 known.fields[name] = (value, time_ns, quality)
+        if newest_ns > known.newest_ns >= 0:
+            known.step_ns = newest_ns - known.newest_ns
         if newest_ns >= known.newest_ns:
             known.newest_ns = newest_ns
             known.flags = dict(flags)
@@ -323,6 +327,7 @@ class LiveState:
             "site": stream.site or known.site,
             "position": position.model_dump() if position else None,
             "time_ms": known.newest_ns // 1_000_000 if known.newest_ns >= 0 else None,
+            "step_ms": None if known.step_ns is None else known.step_ns // 1_000_000,
             "fields": {
                 f.name: self._field_json(known, f.name) | {"unit": f.unit, "type": f.type.value}
                 for f in stream.fields

@@ -26,6 +26,7 @@ WEATHER = Stream(
     Layer.GROUND,
     (field("air_temperature"), field("relative_humidity"), Field("status", "", FieldType.STR)),
 )
+HOURLY = Stream("gauge", "rain", Layer.GROUND, (field("rain_amount"),))
 CAMERA = Stream("cam", "camera_frame", Layer.GROUND, (Field("sharpness", "1"),))
 HOSTILE = "<img src=x onerror=document.title=1>"
 INKED = """selector => {
@@ -67,10 +68,14 @@ def picture(text: str = "") -> bytes:
     return target.getvalue()
 
 
+def row(field_name: str) -> str:
+    """JavaScript for a row of the table of latest values."""
+    return f"document.querySelector('th[title=\"{field_name}\"]')?.closest('tr')"
+
+
 def cell(field_name: str, column: str) -> str:
-    """JavaScript for the text of a cell of the table of latest values."""
-    row = f"document.querySelector('th[title=\"{field_name}\"]')?.closest('tr')"
-    return f"{row}?.querySelector('.{column}')?.textContent"
+    """JavaScript for the text of one of its cells."""
+    return f"{row(field_name)}?.querySelector('.{column}')?.textContent"
 
 
 async def test_values_change_as_they_come_and_no_rule_of_the_policy_is_broken(
@@ -123,6 +128,18 @@ async def test_a_bad_reading_keeps_the_last_good_value_and_says_so(street: Stree
     await page.until(f"{cell('air_temperature', 'value')} == '20.5'")
     assert await page.do(cell("air_temperature", "quality")) == "missing"
     assert 85 <= int((await page.do(cell("air_temperature", "age"))).removesuffix(" s")) <= 120
+
+
+async def test_a_value_older_than_the_pace_of_its_stream_is_marked_as_old(street: Street, page: Page) -> None:
+    street.box("kx-001")
+    for age_s in (61, 60):
+        street.read("kx-001", WEATHER, {"air_temperature": 20.5}, time_ms=now_ms() - 1000 * age_s)
+    for age_s in (7200, 3600):
+        street.read("kx-001", HOURLY, {"rain_amount": 0.5}, time_ms=now_ms() - 1000 * age_s)
+    await street.start()
+    await page.open(street.address)
+    await page.until(f"{row('air_temperature')}?.classList.contains('old')")
+    assert not await page.do(f"{row('rain_amount')}.classList.contains('old')")
 
 
 async def test_silence_of_the_gateway_is_shown_and_mends_itself(street: Street, page: Page) -> None:

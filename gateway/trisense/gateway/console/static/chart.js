@@ -206,7 +206,7 @@ export class Chart {
         ...this.size(),
         legend: { show: false },
         cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
-        scales: { y: { range: (_, low, high) => padded(low, high) } },
+        scales: { y: { range: (_, low, high) => padded(low, high, this.decimals) } },
         series: [
           {},
           { width: 0, points: { show: false } },
@@ -233,12 +233,11 @@ export class Chart {
 }
 
 /**
- * A flat line should look flat, not fill the chart with the sensor's last digit.
- * @param {number | null} low @param {number | null} high @returns {[number, number]}
+ * A steady value should look steady: the scale spans at least ten steps of the last shown digit.
+ * @param {number | null} low @param {number | null} high @param {number} decimals @returns {[number, number]}
  */
-function padded(low, high) {
+function padded(low, high, decimals) {
   if (low === null || high === null) return [0, 1];
-  const least = Math.max(Math.abs(low), Math.abs(high)) * 0.01 || 1;
-  const margin = Math.max((high - low) * 0.12, (least - (high - low)) / 2);
+  const margin = Math.max((high - low) * 0.12, (10 ** (1 - decimals) - (high - low)) / 2);
   return [low - margin, high + margin];
 }

@@ -3,6 +3,8 @@
 /** UCUM codes that people write otherwise. @type {Record<string, string>} */
 const UNITS = {
   1: "",
+  By: "B",
+  "{pixel}": "px",
   Cel: "°C",
   deg: "°",
   "ug/m3": "µg/m³",

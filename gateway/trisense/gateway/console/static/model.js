@@ -7,6 +7,17 @@ const BOX_QUIET_MS = 15_000;
 const STREAM_QUIET_MS = 15_000;
 const STREAM_QUIET_STEPS = 5;
 
+/** What people look for first, and what only an expert opens. */
+const FIRST = ["weather", "air_quality"];
+const LAST = ["image", "image_health", "scene"];
+
+/** @param {StreamLive} stream */
+const rankOf = ({ measurement }) =>
+  FIRST.includes(measurement) ? FIRST.indexOf(measurement) : FIRST.length + LAST.indexOf(measurement) + 1;
+
+/** @param {StreamLive} a @param {StreamLive} b */
+export const byInterest = (a, b) => rankOf(a) - rankOf(b) || (keyOf(a) < keyOf(b) ? -1 : 1);
+
 /** @param {{box: string, device: string, measurement: string}} stream */
 export const keyOf = (stream) => `${stream.box}/${stream.device}/${stream.measurement}`;
 
@@ -60,11 +71,9 @@ export class Model {
     return [...this.boxes.keys()].sort();
   }
 
-  /** @param {string} box @returns {StreamLive[]} by device and measurement */
+  /** @param {string} box */
   streamsOf(box) {
-    return [...this.streams.values()]
-      .filter((stream) => stream.box === box)
-      .sort((a, b) => (keyOf(a) < keyOf(b) ? -1 : 1));
+    return [...this.streams.values()].filter((stream) => stream.box === box).sort(byInterest);
   }
 
   /** @param {BoxLive} box @returns {Status} */

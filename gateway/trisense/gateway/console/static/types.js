@@ -33,7 +33,7 @@
  * @property {string} site
  * @property {Position | null} position
  * @property {number | null} time_ms
- * @property {number | null} [step_ms]  gap between its two newest ticks
+ * @property {number | null} step_ms  gap between its two newest ticks
  * @property {Record<string, FieldLive>} fields
  * @property {{id: string, time_ms: number} | null} media
  */

@@ -114,7 +114,8 @@ export class ValuesTable {
     const group = { body, age, rows: new Map() };
     const key = keyOf(stream);
     this.groups.set(key, group);
-    const after = [...this.groups.keys()].sort().find((other) => other > key);
+    const order = this.model.streamsOf(this.box).map(keyOf);
+    const after = order.slice(order.indexOf(key) + 1).find((other) => this.groups.has(other));
     this.table.insertBefore(body, (after && this.groups.get(after)?.body) || null);
     return group;
   }
@@ -154,6 +155,7 @@ function fill(row, name, field) {
   if (typeof field.value === "number") row.decimals = Math.max(row.decimals, decimalsOf(field.value, name));
   const quality = qualityOf(field);
   setText(row.value, valueText(field.value, row.decimals));
+  row.value.title = typeof field.value === "string" ? field.value : "";
   setText(row.unit, unitLabel(field.unit));
   setText(row.quality, quality.label);
   row.quality.className = `quality ${quality.level}`;
