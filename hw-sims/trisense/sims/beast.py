@@ -52,9 +52,17 @@ class BeastFeed(Simulator):
     kind = "adsb"
 
     def __init__(
-        self, *, heard_share: float = 0.8, noise_per_s: float = 0.5, range_km: float = 150.0, **base: Any
+        self,
+        *,
+        heard_share: float = 0.8,
+        noise_per_s: float = 0.5,
+        range_km: float = 150.0,
+        pace: float = 1.0,
+        **base: Any,
     ) -> None:
         super().__init__(**base)
+        self.pace = pace
+        """How many times as often as in the air an aircraft sends."""
         self.heard_share = heard_share
         self.noise_per_s = noise_per_s
         self.range_km = range_km
@@ -79,20 +87,27 @@ class BeastFeed(Simulator):
             await asyncio.sleep(ROUND_S)
 
     def _phases(self, now_s: float) -> dict[str, float]:
-        return {what: now_s + self.random.random() * period_s for what, period_s in PERIODS_S.items()}
+        return {
+            what: now_s + self.random.random() * period_s / self.pace for what, period_s in PERIODS_S.items()
+        }
 
     async def _tell(self, end: End, aircraft: Aircraft, airframe: Airframe, now_s: float) -> None:
         for what, due_s in airframe.due_s.items():
             if now_s < due_s:
                 continue
-            airframe.due_s[what] = now_s + PERIODS_S[what] * self.random.uniform(0.9, 1.1)
+            airframe.due_s[what] = now_s + PERIODS_S[what] * self.random.uniform(0.9, 1.1) / self.pace
             if what == "position":
                 airframe.odd = not airframe.odd
             if self.random.random() > self.heard_share:
                 continue
             message, values = MESSAGES[what](aircraft, airframe)
             signal = self._signal(aircraft)
-            told = {"icao": f"{aircraft.icao:06X}", **values, "rssi": round(20 * math.log10(signal / 255), 2)}
+            told = {
+                "icao": f"{aircraft.icao:06X}",
+                "on_ground": 0,
+                **values,
+                "rssi": round(20 * math.log10(signal / 255), 2),
+            }
             await end.send(self._beast(message, signal=signal), Told("aircraft", told))
 
     def _beast(self, message: bytes, *, signal: int) -> bytes:
@@ -168,7 +183,6 @@ def _position(aircraft: Aircraft, airframe: Airframe) -> tuple[bytes, Values]:
         "latitude": round(latitude, 5),
         "longitude": round(longitude, 5),
         "pressure_altitude": _altitude_m(steps),
-        "on_ground": 0,
     }
 
 
@@ -205,7 +219,7 @@ def _altitude(aircraft: Aircraft, _: Airframe) -> tuple[bytes, Values]:
     steps = _altitude_steps(aircraft)
     code = (steps & 0x7E0) << 2 | (steps & 0x10) << 1 | 0x10 | steps & 0xF
     head = (4 << 27 | code).to_bytes(4, "big")
-    return _reply(head, aircraft.icao), {"pressure_altitude": _altitude_m(steps), "on_ground": 0}
+    return _reply(head, aircraft.icao), {"pressure_altitude": _altitude_m(steps)}
 
 
 def _squawk(aircraft: Aircraft, _: Airframe) -> tuple[bytes, Values]:
@@ -218,7 +232,7 @@ def _squawk(aircraft: Aircraft, _: Airframe) -> tuple[bytes, Values]:
         for i, place in enumerate(row)
     )
     head = (5 << 27 | code).to_bytes(4, "big")
-    return _reply(head, aircraft.icao), {"squawk": "".join(map(str, digits)), "on_ground": 0}
+    return _reply(head, aircraft.icao), {"squawk": "".join(map(str, digits))}
 
 
 MESSAGES: Final = {

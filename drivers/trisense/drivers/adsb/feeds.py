@@ -28,7 +28,10 @@ MLAT_TICKS: Final = 0xFF004D4C4154
 
 
 class BeastDecoder(Decoder):
-    """Cuts a Beast stream; frames of ``OTHER_TYPES`` have ``type`` only, damaged Mode S makes none."""
+    """Cuts a Beast stream; frames of ``OTHER_TYPES`` have ``type`` only, damaged Mode S makes none.
+
+    Damage is looked through for the next message, which may begin within it; parity tells a real one.
+    """
 
     max_frame = 2 + 2 * (HEAD_BYTES + modes.LONG_BYTES)
 
@@ -42,7 +45,8 @@ class BeastDecoder(Decoder):
             return self._message(data, start)
         if type_ in OTHER_TYPES:
             return self._other(data, start)
-        return Cut(2, damage=None if type_ == ESCAPE else f"unknown type {type_:02x}")
+        # Two in a row: the end of a message cut short, or a lone one before the next message.
+        return Cut(1, damage=None if type_ == ESCAPE else f"unknown type {type_:02x}")
 
     def _message(self, data: bytes, start: int) -> Cut | None:
         type_ = data[start + 1]
@@ -53,14 +57,13 @@ class BeastDecoder(Decoder):
             if place + escaped >= len(data):
                 return None
             if escaped and data[place + 1] != ESCAPE:
-                # It begins the next frame, which must survive.
-                return Cut(place - start, damage="cut short")
+                return Cut(1, damage="cut short")
             body.append(data[place])
             place += 1 + escaped
         try:
             return Cut(place - start, _beast_frame(type_, bytes(body)))
         except FrameError as error:
-            return Cut(place - start, damage=error.what)
+            return Cut(1, damage=error.what)
 
     def _other(self, data: bytes, start: int) -> Cut | None:
         place, end = start + 2, start + self.max_frame

@@ -79,6 +79,8 @@ def decode(payload: bytes) -> Frame:
         if rest >= allowed:
             raise FrameError(DEVICE, f"parity {rest:06x}", payload)
         frame |= {"crc_ok": True, "icao": payload[1:4].hex().upper(), "capability": bits(6, 8)}
+        if df != 18:
+            frame["on_ground"] = {4: True, 5: False}.get(bits(6, 8))
         if df == 11:
             frame["interrogator"] = rest
         elif df == 17 or bits(6, 8) in LIKE_DF17:
@@ -90,6 +92,8 @@ def decode(payload: bytes) -> Frame:
         frame |= _surveillance(df, bits)
         if df in (20, 21):
             frame["bds"] = _register(payload[4])
+            if frame["bds"] == "2,0":
+                frame["callsign"] = _callsign(_Bits(payload[4:11]))
     return frame
 
 
@@ -166,10 +170,14 @@ def extended_squitter(me: bytes) -> Frame:
     return frame | reader(bits) if reader else frame
 
 
-def _identity(bits: _Bits) -> Frame:
+def _callsign(bits: _Bits) -> str | None:
     text = "".join(CALLSIGN[bits(9 + 6 * i, 14 + 6 * i)] for i in range(8)).rstrip(" ")
+    return text if text and "#" not in text else None
+
+
+def _identity(bits: _Bits) -> Frame:
     return {
-        "callsign": text if text and "#" not in text else None,
+        "callsign": _callsign(bits),
         "category": f"{'DCBA'[bits(1, 5) - 1]}{bits(6, 8)}",
     }
 

@@ -183,6 +183,9 @@ class Tracker:
 
     def _learn(self, aircraft: _Aircraft, frame: Frame, now_s: float) -> bool:
         values = si_values(frame)
+        if "bds" in frame:
+            # Its register is guessed from its first byte: no name for an aircraft rests on that.
+            values.pop("callsign", None)
         velocity = velocity_of(frame) if frame.get("tc") == 19 else None
         if velocity is not None and not self._believed(aircraft, velocity, now_s):
             # A phantom is false as a whole: its vertical rate comes from the same overlap.
