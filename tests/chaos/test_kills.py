@@ -70,15 +70,18 @@ class Town:
         self.children.start(name, self.commands[name])
 
     def at_rest(self) -> dict[str, Any]:
-        """The audit once nothing is on its way any more."""
+        """The audit once nothing is on its way and nothing new was committed for two commit intervals."""
         deadline = time.monotonic() + 90
+        before = None
         while True:
             audit = self.audit()
             waiting = sum(a["waiting"] + a["pending"] + a["in_flight"] for a in audit["accounts"])
-            if not waiting:
+            committed = sum(a["committed"] for a in audit["accounts"])
+            if not waiting and committed == before:
                 return audit
             assert time.monotonic() < deadline, audit
-            time.sleep(0.5)  # an audit is a question to a running system: ask again a little later
+            before = committed
+            time.sleep(2 * COMMIT_NS / NS)  # an audit is a question to a running system: ask again later
 
 
 @pytest.fixture

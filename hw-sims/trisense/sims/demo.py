@@ -33,6 +33,8 @@ Answer = dict[str, Any]
 
 START_S: Final = 60.0
 DRAIN_S: Final = 60.0
+SETTLE_S: Final = 1.5
+"""Longer than a box takes to commit what it has read."""
 LOOK_S: Final = 1.0
 PLAIN_LOOK_S: Final = 10.0
 """Between two summary lines where nobody watches a terminal."""
@@ -295,9 +297,7 @@ class Town:
             return False
         self._say("stopping the devices, draining the boxes")
         self._children.stop("city")
-        deadline = time.monotonic() + DRAIN_S
-        while (account := self._audit()).waiting and time.monotonic() < deadline:
-            time.sleep(0.5)
+        account = self._settled()
         code = subprocess.run(trisense("audit", "--url", self.url, *self._spools()), check=False).returncode
         told = sum(_lines(Path(box["folder"]) / "truth.jsonl") for box in self._city)
         health = self._ask("health")
@@ -308,6 +308,15 @@ class Town:
             f"{readings} readings in {sent} bytes of bundles: {sent / max(1, readings):.2f} bytes per reading"
         )
         return code == 0 and account.stored > 0 and not account.waiting
+
+    def _settled(self) -> Account:
+        """The account once nothing waits and nothing new was committed between two looks."""
+        deadline = time.monotonic() + DRAIN_S
+        before, account = None, self._audit()
+        while (account.waiting or account != before) and time.monotonic() < deadline:
+            time.sleep(SETTLE_S)
+            before, account = account, self._audit()
+        return account
 
     def _audit(self) -> Account:
         """The account of all boxes together, spools included."""
