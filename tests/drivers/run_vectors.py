@@ -22,7 +22,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ STREAMS = ("frames", "messages")
 RELATIVE = 1e-4
 RELATIVE_OF = {"image-health": 0.02}
 """Two JPEG decoders differ in a few grey levels."""
-HEX = re.compile(r"(?:[0-9A-Fa-f]{2}[\s:]*)+")
+HEX = re.compile(r"(?:0x)?(?:[0-9A-Fa-f]{2}[\s:]*)+")
 PATH = re.compile(r"[\w.-]+(?:/[\w.{},-]+)+")
 BRACES = re.compile(r"\{([^{}]*)\}")
 
@@ -76,46 +76,61 @@ def read_vectors(file: Path) -> list[dict[str, Any]]:
     return vectors
 
 
-def parts_of(vector: Mapping[str, Any], root: Path) -> tuple[list[Part], dict[str, Any]]:
-    """The vector's inputs, and what a dict among them says besides."""
+@dataclass
+class Input:
+    """What a vector feeds its codec with."""
+
+    parts: list[Part] = field(default_factory=list)
+    context: dict[str, Any] = field(default_factory=dict)
+    """What a dict among the inputs says besides."""
+    text: bool = False
+
+    @property
+    def data(self) -> bytes:
+        """All inputs one behind the other; lines of text stay lines."""
+        return (b"\n" if self.text else b"").join(part.data for part in self.parts)
+
+
+def input_of(vector: Mapping[str, Any], root: Path) -> Input:
     for key in ("hex", "hex_or_text", "ascii", "text"):
         if key in vector:
-            context: dict[str, Any] = {}
-            return list(_parts(vector[key], key, root, context)), context
+            found = Input()
+            _collect(vector[key], key, root, found)
+            return found
     raise Wrong("no hex and no text in it")
 
 
-def _parts(value: object, key: str, root: Path, context: dict[str, Any]) -> Iterator[Part]:
+def _collect(value: object, key: str, root: Path, found: Input) -> None:
     if isinstance(value, str):
-        yield from _text_parts(value, key, root)
+        _collect_text(value, key, root, found)
     elif isinstance(value, list):
         for item in value:
-            yield from _parts(item, key, root, context)
+            _collect(item, key, root, found)
     elif isinstance(value, dict):
         for name, item in value.items():
             kind = "hex" if name.endswith("hex") else name
             if kind in ("hex", "hex_or_text", "text", "ascii", "path"):
-                yield from _parts(item, kind, root, context)
+                _collect(item, kind, root, found)
             else:
-                context[name] = item
+                found.context[name] = item
     else:
         raise Wrong(f"{key} holds a {type(value).__name__}")
 
 
-def _text_parts(text: str, key: str, root: Path) -> Iterator[Part]:
+def _collect_text(text: str, key: str, root: Path, found: Input) -> None:
     if key not in ("hex", "text", "ascii") and PATH.fullmatch(text):
         for path in _expanded(text):
             file = (root / path).resolve()
-            if file.is_relative_to(root.resolve()) and file.is_file():
-                yield Part(file.read_bytes(), file.name)
-            else:
+            if not file.is_relative_to(root.resolve()) or not file.is_file():
                 raise Wrong(f"no file {path} under {root}")
+            found.parts.append(Part(file.read_bytes(), file.name))
     elif key not in ("text", "ascii") and HEX.fullmatch(text.strip()):
-        yield Part(bytes.fromhex(re.sub(r"[\s:]", "", text)))
+        found.parts.append(Part(bytes.fromhex(re.sub(r"0x|[\s:]", "", text))))
     elif key == "hex" and text:
         raise Wrong(f"no hex: {text[:40]!r}")
     else:
-        yield Part(text.encode())
+        found.parts.append(Part(text.encode()))
+        found.text = True
 
 
 def _expanded(path: str) -> list[str]:
@@ -137,17 +152,17 @@ def judge(vector: Mapping[str, Any], codec: Codec, root: Path) -> None:
     if not isinstance(expected, dict):
         raise Wrong("no 'expected' in it")
     wanted = {key: value for key, value in expected.items() if key not in IGNORED}
-    corrupt = vector.get("kind") == "corrupt"
+    corrupt = vector.get("kind") in ("corrupt", "damaged")
     if not wanted and not corrupt:
         raise Wrong("nothing comparable in 'expected'")
-    parts, context = parts_of(vector, root)
-    data = b"".join(part.data for part in parts)
-    if "tx" in (vector.get("dir"), vector.get("direction")) and not corrupt and _encodes(codec, wanted, data):
+    given = input_of(vector, root)
+    sent = "tx" in (vector.get("dir"), vector.get("direction"))
+    if sent and not corrupt and _encodes(codec, wanted, given.data):
         return
     if isinstance(codec, GivenCodec):
-        frames = codec.frames_given(parts, {**expected, **context})
+        frames = codec.frames_given(given.parts, {**expected, **given.context})
     else:
-        frames = codec.frames(data)
+        frames = codec.frames(given.data)
     relative = RELATIVE_OF.get(vector["device"], RELATIVE)
     if corrupt or tells_damage(wanted):
         judge_damaged(wanted, frames, relative, strict=corrupt)

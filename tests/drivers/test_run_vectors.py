@@ -178,6 +178,13 @@ def test_text_goes_to_the_codec_as_it_is(judge: Any) -> None:
     assert judge(avr)[0] == 0
 
 
+def test_a_list_of_text_is_read_as_lines(judge: Any) -> None:
+    times = "2008/11/28,14:53:50.594,2008/11/28,14:58:51.153"
+    line = f"MSG,3,496,211,4CA2D6,10057,{times},,37000,,,51.4,-1.0,,,0,0,0,0"
+    frames = [{"icao": "4CA2D6"}, {"icao": "4CA2D6"}]
+    assert judge({"device": "adsb-sbs", "hex_or_text": [line, line], "expected": {"frames": frames}})[0] == 0
+
+
 def test_a_codec_that_raises_is_a_failed_vector(
     judge: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -136,7 +137,7 @@ class FramedCodec:
 
 async def read_frames(
     line: Line, decoder: Decoder, *, device: str, timeout_s: float
-) -> AsyncIterator[Frame | Damage]:
+) -> AsyncGenerator[Frame | Damage]:
     """Read a line for ever and give its frames and damage.
 
     Raises:
@@ -195,12 +196,13 @@ class FramedDriver(StreamingDriver[C]):
         pieces = read_frames(
             self._line, self.decoder(), device=self.config.name, timeout_s=self.config.timeout_s
         )
-        async for piece in pieces:
-            if isinstance(piece, Damage):
-                self.damaged_count += 1
-                continue
-            for row in self.rows(piece):
-                yield row
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if isinstance(piece, Damage):
+                    self.damaged_count += 1
+                    continue
+                for row in self.rows(piece):
+                    yield row
 
     async def close(self) -> None:
         line, self._line = self._line, None
