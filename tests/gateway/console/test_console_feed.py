@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from trisense.core.model import Field, FieldType, Layer, Stream
+from trisense.gateway.console.app import TRY_AGAIN
 from trisense.gateway.console.guard import CONTENT_SECURITY_POLICY
 from trisense.gateway.console.hub import ALARMS_QUEUED, DELTAS_QUEUED, Client, Hub
 from trisense.gateway.live import LiveState
@@ -62,10 +63,15 @@ async def test_a_delta_says_after_which_state_it_applies() -> None:
     assert json.loads(hub.snapshot())["seq"] == second["seq"]
 
 
-def test_a_slow_client_loses_the_oldest_deltas_and_each_is_counted() -> None:
+async def test_a_slow_client_loses_the_oldest_deltas_and_each_is_counted() -> None:
     client = Client()
-    pushed_out = [client.offer_delta(str(i)) for i in range(DELTAS_QUEUED + 3)]
-    assert sum(pushed_out) == client.dropped == 3
+    for i in range(DELTAS_QUEUED + 3):
+        client.offer_delta(str(i))
+    messages = client.messages()
+    assert [await anext(messages) for _ in range(DELTAS_QUEUED)] == [
+        str(i) for i in range(3, DELTAS_QUEUED + 3)
+    ]
+    assert client.dropped == 3
 
 
 async def test_a_slow_client_gets_every_alarm_and_before_any_delta() -> None:
@@ -127,6 +133,19 @@ async def test_the_socket_says_hello_then_what_changes_and_ends_with_the_server(
         assert delta["streams"][0]["fields"]["count"]["value"] == 5
         await street.stop()
         await socket.wait_closed()
+
+
+async def test_a_flood_of_alarms_ends_the_connection_and_the_snapshot_has_them_all(street: Street) -> None:
+    await street.start()
+    async with connect(f"ws://127.0.0.1:{street.port}/api/v1/live") as socket:
+        await socket.recv()
+        for _ in range(ALARMS_QUEUED + 1):
+            street.live.note_alarm("kx-001", "loss", {})
+        await socket.wait_closed()
+        assert socket.close_code == TRY_AGAIN
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(f"{street.address}/api/v1/state")
+    assert len(answer.json()["alarms"]) == ALARMS_QUEUED + 1
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "", "[::2]"])

@@ -18,9 +18,12 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
+import structlog
 from trisense.gateway.live import FellBehind, LiveState
 
-__all__ = ["Client", "Hub", "encode"]
+__all__ = ["Client", "Hub"]
+
+log = structlog.get_logger(__name__)
 
 TICK_S: Final = 0.5
 DELTAS_QUEUED: Final = 8
@@ -42,16 +45,12 @@ class Client:
         self._wake = asyncio.Event()
         self._cut_off = False
 
-    def offer_delta(self, text: str) -> int:
-        """Queue a delta; return how many older ones this pushed out (0 or 1)."""
-        lost = 0
+    def offer_delta(self, text: str) -> None:
         if len(self._deltas) == DELTAS_QUEUED:
             self._deltas.popleft()
-            lost = 1
+            self.dropped += 1
         self._deltas.append(text)
-        self.dropped += lost
         self._wake.set()
-        return lost
 
     def offer_alarm(self, text: str) -> None:
         if len(self._alarms) == ALARMS_QUEUED:
@@ -81,18 +80,12 @@ class Hub:
     """Follows one ``LiveState`` for all clients; does nothing while there are none."""
 
     def __init__(self, live: LiveState, *, tick_s: float = TICK_S) -> None:
-        self.dropped = 0
-        """Deltas that slow clients never got, in all."""
         self._live = live
         self._tick_s = tick_s
         self._clients: set[Client] = set()
         self._someone = asyncio.Event()
         self._sent_seq = live.seq
         self._snapshot: tuple[int, str] = (-1, "")
-
-    @property
-    def clients(self) -> int:
-        return len(self._clients)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -126,6 +119,8 @@ class Hub:
             self._clients.discard(client)
             if not self._clients:
                 self._someone.clear()
+            if client.dropped:
+                log.info("console_page_slow", deltas_dropped=client.dropped)
 
     def snapshot(self) -> str:
         """The whole state as JSON, encoded at most once a tick: good as long as no delta went past it."""
@@ -144,7 +139,7 @@ class Hub:
             text = encode({"kind": "delta", "after": self._sent_seq, **changes})
             self._sent_seq = changes["seq"]
             for client in self._clients:
-                self.dropped += client.offer_delta(text)
+                client.offer_delta(text)
             await asyncio.sleep(self._tick_s)
 
     async def _send_alarms(self) -> None:

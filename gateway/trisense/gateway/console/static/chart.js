@@ -33,6 +33,7 @@ export class Chart {
     this.unit = "";
     this.decimals = 0;
     this.asked = 0;
+    this.drawnAtS = 0;
     /** @type {[number[], Column, Column, Column]} seconds, lowest, highest, mean; null where there is a gap */
     this.data = [[], [], [], []];
     this.plot = this.makePlot();
@@ -43,18 +44,23 @@ export class Chart {
 
   /** @param {Choice | null} choice @param {number} windowS */
   show(choice, windowS) {
+    const same = JSON.stringify([choice, windowS]) === JSON.stringify([this.choice, this.windowS]);
     this.choice = choice;
     this.windowS = windowS;
-    this.decimals = 0;
+    if (!same) {
+      this.decimals = 0;
+      this.data = [[], [], [], []];
+      this.draw();
+    }
     const field = choice && this.model.streams.get(keyOf(choice))?.fields[choice.field];
     if (field) this.describe(field);
-    this.clear();
     void this.backfill();
   }
 
-  clear() {
-    this.data = [[], [], [], []];
-    this.draw();
+  /** Moves on while nothing comes: a chart that stands still would pass an old value for a new one. */
+  tick() {
+    const pixelS = this.windowS / this.size().width;
+    if (this.model.now() / 1000 - this.drawnAtS >= Math.max(1, pixelS)) this.draw();
   }
 
   /** Takes the chosen stream's newest reading. @param {StreamLive} stream */
@@ -163,12 +169,12 @@ export class Chart {
     this.note.hidden = text === "";
   }
 
-  /** On new data only: a loop that draws all the time keeps a wall display's processor hot. */
+  /** On demand: a loop that draws all the time keeps a wall display's processor hot. */
   draw() {
     if (this.data[0].length) this.note.hidden = true;
-    const now_s = this.model.now() / 1000;
+    this.drawnAtS = this.model.now() / 1000;
     this.plot.setData(this.data, false);
-    this.plot.setScale("x", { min: now_s - this.windowS, max: now_s });
+    this.plot.setScale("x", { min: this.drawnAtS - this.windowS, max: this.drawnAtS });
   }
 
   /** @param {KeyboardEvent} event */

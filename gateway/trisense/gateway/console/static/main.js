@@ -181,6 +181,7 @@ function showNow() {
   fields.now.classList.toggle("long", text.length > 6);
   setText(fields.nowUnit, unitLabel(field.unit));
   setText(fields.nowAbout, `${qualityOf(field).label}, ${age}`);
+  fields.nowAbout.classList.toggle("old", field.now !== 1 || model.isOld(stream, field.time_ms));
 }
 
 function showAlarms() {
@@ -216,15 +217,17 @@ function onChange(everything, changes) {
     }
     const fresh = changes.streams.some((stream) => stream.box === choice.box && !values.groups.has(keyOf(stream)));
     values.update(changes.streams);
-    if (fresh) listFields();
+    if (fresh) {
+      listFields();
+      values.mark(choice);
+    }
     if (!choice.field) settle();
     const key = keyOf(choice);
     for (const stream of changes.streams) if (keyOf(stream) === key) chart.take(stream);
-    showBoxes();
     showNow();
   }
+  if (!changes) showAlarms();
   cameras.update();
-  showAlarms();
 }
 
 /** @param {number} silentMs @param {boolean} isStale */
@@ -234,16 +237,16 @@ function onPulse(silentMs, isStale) {
     stale = isStale;
     document.body.classList.toggle("stale", stale);
     fields.banner.hidden = !stale;
-    if (!stale && known) void chart.backfill(); // what was missed meanwhile
+    // Told once: a count of seconds here would have a screen reader speak without end.
+    const since = known ? ` since ${clockText(model.now() - silentMs)}. What is below was known then` : "";
+    setText(fields.banner, `Nothing heard from the gateway${since}. Trying again.`);
   }
-  setText(fields.link, stale ? "▲ stale" : known ? "● live" : "connecting");
-  if (stale) {
-    const last = known ? ` Below is what was known at ${clockText(model.now() - silentMs)}.` : "";
-    setText(fields.banner, `Nothing heard from the gateway for ${ageText(silentMs)}.${last} Trying again.`);
-  } else if (known) {
-    setText(fields.clock, zonedClockText(model.now()));
-  }
+  setText(fields.link, stale ? `▲ stale ${ageText(silentMs)}` : known ? "● live" : "connecting");
   if (document.hidden || !known) return;
+  if (!stale) {
+    setText(fields.clock, zonedClockText(model.now()));
+    chart.tick();
+  }
   values.tick();
   cameras.tick();
   showBoxes();
