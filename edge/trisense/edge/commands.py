@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Annotated, Final
 
+import structlog
 import typer
 from trisense.core import logs
 from trisense.edge import checking
@@ -16,6 +17,8 @@ from trisense.edge.config import load
 from trisense.edge.runtime import Box
 
 __all__ = ["app"]
+
+log = structlog.get_logger(__name__)
 
 app = typer.Typer(no_args_is_help=True, help="Run or check a field box.")
 
@@ -36,6 +39,7 @@ def run(config: ConfigPath) -> None:
 async def _run(box: Box) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_tell)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await box.run(stop)
@@ -43,6 +47,11 @@ async def _run(box: Box) -> None:
     timer = threading.Timer(LINGER_S, os._exit, (0,))
     timer.daemon = True
     timer.start()
+
+
+def _tell(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """An error that nobody waits for, such as that of a connection given up, as a line of the log."""
+    log.debug("stray_error", what=context.get("message"), why=repr(context.get("exception")))
 
 
 @app.command()

@@ -21,6 +21,10 @@ log = structlog.get_logger(__name__)
 QOS: Final = 1
 ANSWER_S: Final = 20.0
 """Longest wait for the broker's answer to anything; then the link counts as dead."""
+CONNECT_S: Final = 5.0
+CONNECT_MAX_S: Final = 40.0
+"""Waits for the answer to a CONNECT; it doubles, for a link may be slow and a broker may be mute."""
+LET_GO_S: Final = 0.2
 INCOMING: Final = 256
 """Messages that wait to be handled; what is beyond is discarded, for receipts come again."""
 
@@ -31,6 +35,7 @@ class Connector:
     def __init__(self, box: str, table: MqttTable) -> None:
         self._box = box
         self._table = table
+        self._connect_s = CONNECT_S
         self._protocols = [aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311]
 
     @contextlib.asynccontextmanager
@@ -57,12 +62,20 @@ class Connector:
                 await client.__aexit__(None, None, None)
 
     async def _enter(self, client: aiomqtt.Client) -> None:
+        client.timeout = self._connect_s
         try:
             await client.__aenter__()
-        except aiomqtt.MqttError:
-            # A broker of 3.1.1 refuses a 5 client in several ways, some just hang up: take turns.
-            self._protocols.reverse()
+        except BaseException as error:
+            client.timeout = LET_GO_S
+            with contextlib.suppress(aiomqtt.MqttError):
+                await client.__aexit__(None, None, None)
+            if isinstance(error, aiomqtt.MqttError):
+                # A broker of 3.1.1 refuses a 5 client in several ways, some just hang up: take turns.
+                self._protocols.reverse()
+                self._connect_s = min(2 * self._connect_s, CONNECT_MAX_S)
             raise
+        client.timeout = ANSWER_S
+        self._connect_s = CONNECT_S
 
     def _client(self, will: str) -> aiomqtt.Client:
         table = self._table
@@ -78,7 +91,6 @@ class Connector:
             clean_session=True if self._protocols[0] is aiomqtt.ProtocolVersion.V311 else None,
             tls_context=self._tls(),
             keepalive=table.keepalive_s,
-            timeout=ANSWER_S,
             max_queued_incoming_messages=INCOMING,
         )
 

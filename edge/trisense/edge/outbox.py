@@ -111,12 +111,20 @@ class Outbox:
         """Whether more bulk may go out before receipts come."""
         return len(self._attempts) < ON_THE_WAY
 
-    def forget_due(self, lanes: Iterable[Lane], now_s: float) -> None:
-        """Those of ``lanes`` that are due but wait no more in the spool: it dropped them."""
+    def forget_due(self, lanes: Iterable[Lane], now_s: float) -> bool:
+        """Drop those of ``lanes`` that are due but were not ready: gone from the spool, or no longer live.
+
+        Tells whether there were any.
+        """
         of = frozenset(lanes)
         gone = [i for i, a in self._attempts.items() if a.lane in of and a.due_s <= now_s]
         for identity in gone:
             del self._attempts[identity]
+        return bool(gone)
+
+    def next_backlog_s(self) -> float | None:
+        """When the oldest live data becomes backlog."""
+        return self._fresh[0][0] + LIVE_S if self._fresh else None
 
     def on_the_way(self, ids: Iterable[int]) -> bool:
         return any(identity in self._attempts for identity in ids)

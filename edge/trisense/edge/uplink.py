@@ -47,9 +47,12 @@ IDLE_S: Final = 30.0
 """Longest wait without looking into the spool again."""
 BIRTH_S: Final = 60.0
 """How often a change in the books of older epochs is told."""
+RECONNECT_S: Final = 1.0
+RECONNECT_MAX_S: Final = 60.0
 GOODBYE_S: Final = 1.0
 PAGE: Final = 500
-NOT_ALARM: Final = (Lane.LIVE, Lane.BACKLOG, Lane.MEDIA)
+URGENT: Final = (Lane.ALARM, Lane.LIVE)
+BULK: Final = (Lane.BACKLOG, Lane.MEDIA)
 UNANSWERED: Final = 5
 """Bundles in a row without a receipt before it is said aloud."""
 
@@ -93,7 +96,7 @@ class Uplink:
 
     async def run(self) -> None:
         """Connect, serve, connect again, until cancelled; then say that the box goes offline."""
-        backoff = Backoff(first_s=1.0, longest_s=60.0)
+        backoff = Backoff(first_s=RECONNECT_S, longest_s=RECONNECT_MAX_S)
         while True:
             try:
                 async with self._connector.connect(self._state(False).model_dump_json()) as client:
@@ -114,6 +117,9 @@ class Uplink:
         await client.subscribe([(topics.receipt(self._box), QOS), (topics.gateway_state("+"), QOS)])
         await self._publish_birth(client)
         await self._publish_state(client, online=True)
+        # What the gateway's workers say is retained, so it has come by now: heed it from the first bundle on.
+        for _ in range(len(client.messages)):
+            await self._take(await anext(client.messages))
         self.connected = True
         self._urgent.set()
         self._bulk.set()
@@ -162,12 +168,14 @@ class Uplink:
 
     async def _listen(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:
-            topic = message.topic.value
-            payload = message.payload if isinstance(message.payload, bytes) else b""
-            if topic == topics.receipt(self._box):
-                await self._receipt(payload)
-            elif topic.startswith(topics.gateway_state("")[: -len("/state") - 1]):
-                self._gateway_state(topic, payload)
+            await self._take(message)
+
+    async def _take(self, message: aiomqtt.Message) -> None:
+        payload = message.payload if isinstance(message.payload, bytes) else b""
+        if message.topic.matches(topics.receipt(self._box)):
+            await self._receipt(payload)
+        elif message.topic.matches(topics.gateway_state("+")):
+            self._gateway_state(message.topic.value, payload)
 
     async def _receipt(self, payload: bytes) -> None:
         try:
@@ -221,8 +229,9 @@ class Uplink:
             if pick is not None:
                 await self._send(client, pick)
                 continue
-            self._outbox.forget_due((Lane.ALARM,), time.monotonic())
-            await _wait(self._urgent, self._outbox.next_due_s((Lane.ALARM,)))
+            if self._outbox.forget_due(URGENT, time.monotonic()):
+                self._bulk.set()  # live data that had no answer is backlog now
+            await _wait(self._urgent, self._outbox.next_due_s(URGENT))
 
     async def _pick_urgent(self) -> Pick | None:
         """Alarms first, then live data."""
@@ -238,12 +247,12 @@ class Uplink:
         while True:
             self._bulk.clear()
             if not self._gateway_takes_bulk() or not self._outbox.has_room():
-                await _wait(self._bulk, None)
+                await _wait(self._bulk)
                 continue
             pick = await self._pick_bulk()
             if pick is None:
-                self._outbox.forget_due(NOT_ALARM, time.monotonic())
-                await _wait(self._bulk, self._outbox.next_due_s(NOT_ALARM))
+                self._outbox.forget_due(BULK, time.monotonic())
+                await _wait(self._bulk, self._outbox.next_due_s(BULK), self._outbox.next_backlog_s())
                 continue
             size_bytes = await self._send(client, pick)
             self._outbox.bulk_sent(pick.lane, size_bytes)
@@ -338,9 +347,10 @@ class Uplink:
             self._packed_ratio += SMOOTH * (payload_bytes / max(spool_bytes, 1) - self._packed_ratio)
 
 
-async def _wait(event: asyncio.Event, until_s: float | None) -> None:
-    """Wait for ``event``, at most until the monotonic time ``until_s``, and never long without a look."""
-    wait_s = IDLE_S if until_s is None else min(max(until_s - time.monotonic(), 0.0), IDLE_S)
+async def _wait(event: asyncio.Event, *until_s: float | None) -> None:
+    """Wait for ``event``, at most until the first of those monotonic times, and never long without a look."""
+    now_s = time.monotonic()
+    wait_s = min((max(until - now_s, 0.0) for until in until_s if until is not None), default=IDLE_S)
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(wait_s):
+        async with asyncio.timeout(min(wait_s, IDLE_S)):
             await event.wait()
