@@ -32,6 +32,8 @@ STAMP_NS: Final = 2 * NS
 """A sample is stamped when it has been read: at most so long after it was told."""
 CLOCK_NS: Final = NS // 100
 """A stamp is cut to the stream's tick, so it may lie before the truth's own clock."""
+TRACK_STEP: Final = 0.0101
+"""An aircraft's track is computed from two speeds and rounded by each side: 7.125 may become either."""
 EXACT: Final = {"weather", "air_quality", "tag_sighting", "radar_presence", "radar_target"}
 """Streams of a crossing whose rows are told one by one; others join several told rows into a sample."""
 
@@ -238,9 +240,9 @@ def agrees(told: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
     return all(same(told[name], stored[name]) for name in shared)
 
 
-def same(a: object, b: object) -> bool:
+def same(a: object, b: object, *, step: float = 1e-6) -> bool:
     if isinstance(a, int | float) and isinstance(b, int | float):
-        return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-6)
+        return math.isclose(a, b, rel_tol=1e-6, abs_tol=step)
     return a == b
 
 
