@@ -18,6 +18,7 @@ from trisense.core.errors import ConfigError
 from trisense.core.model import check_value
 from trisense.drivers import BatchClass, DeviceRefused, DeviceTimeout, FrameError, LineError, Lines, Observed
 from trisense.drivers.camera import Config, HttpCamera
+from trisense.drivers.camera.digest import DigestAuth
 from trisense.sims.base import Faults, Truth, World
 from trisense.sims.camera import SnapshotCamera
 
@@ -238,6 +239,56 @@ async def test_digest_authentication_opens_the_camera(tmp_path: Path) -> None:
     async with driving(sim, username="Mufasa", password_file=secret) as driver:
         assert await driver.read()
         assert await driver.read()
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        "",
+        'Basic realm="a"',
+        'Digest realm="a"',
+        'Digest realm="a", nonce="b", qop="auth-int"',
+        'Digest realm="a", nonce="b", algorithm=MD5-sess',
+    ],
+)
+def test_a_challenge_that_cannot_be_answered_is_not_taken(challenge: str) -> None:
+    assert not DigestAuth("u", "p").accept(challenge)
+
+
+def test_each_answer_to_one_challenge_counts_up_and_is_right() -> None:
+    auth = DigestAuth('Mu"fasa', "Circle Of Life")
+    assert auth.header("GET", "/") is None
+    assert auth.accept('Digest realm="a, b", nonce="c", qop="auth-int, auth", algorithm=SHA-256, opaque="d"')
+
+    headers = [auth.header("GET", "/x?y=1") or "" for _ in range(2)]
+
+    assert ["nc=00000001" in headers[0], "nc=00000002" in headers[1]] == [True, True]
+    assert all('opaque="d"' in each and r'username="Mu\"fasa"' in each for each in headers)
+    cnonce = headers[1].split('cnonce="')[1].split('"')[0]
+    who = hashlib.sha256(b'Mu"fasa:a, b:Circle Of Life').hexdigest()
+    what = hashlib.sha256(b"GET:/x?y=1").hexdigest()
+    expected = hashlib.sha256(f"{who}:c:00000002:{cnonce}:auth:{what}".encode()).hexdigest()
+    assert f'response="{expected}"' in headers[1]
+
+
+async def test_basic_authentication_is_sent_at_once(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("open sesame\n")
+    heads: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with server, driver_at(url, username="Aladdin", password_file=secret, auth="basic") as driver:
+        with pytest.raises(DeviceRefused) as refused:
+            await driver.read()
+
+    assert refused.value.code == 503
+    assert b"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==" in heads[0]
 
 
 async def test_a_wrong_password_is_refused(tmp_path: Path) -> None:

@@ -123,6 +123,42 @@ def test_a_corner_pixel_has_fewer_neighbours(tmp_path: Path) -> None:
     assert (corner["row"], corner["col"], corner["px"], corner["ndvi"]) == (0, 0, 4, 0.5)
 
 
+def test_cloud_and_missing_pixels_are_left_out_of_every_mean(tmp_path: Path) -> None:
+    path = write_scene(
+        tmp_path / "s2_20200101T000000Z.tif",
+        nodata=-1,
+        crs="EPSG:4326",
+        transform=Affine(1, 0, 10, 0, -1, 50),
+    )
+    with rasterio.open(path, "r+") as file:
+        ndvi_band, cloud = file.read()
+        ndvi_band[0, :3] = (1000, 2000, -1)
+        cloud[1, :3] = (1, 1, 0)
+        file.write(np.stack([ndvi_band, cloud]))
+
+    points = [Point("middle", 48.5, 11.5), Point("missing", 49.5, 12.5)]
+    frame = ndvi_of_file(path, points)
+    middle, missing = frame["points"]
+
+    assert (middle["cloud"], middle["clear_px"], middle["px"]) == (1, 6, 9)
+    assert middle["ndvi_3x3_clear_mean"] == pytest.approx((0.1 + 0.2 + 4 * 0.5) / 6, abs=1e-4)
+    assert missing["ndvi"] is None
+    assert rows(frame)[2].values["reason"] == "nodata"
+    assert frame["clear_fraction"] == round(1 - 3 / 1200, 4)
+    assert frame["scene_mean_all"] == round((0.3 + 1197 * 0.5 - 0.0) / 1199, 4)
+
+
+def test_a_file_beside_the_scene_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / MIXED.name
+    shutil.copy(MIXED, path)
+    before = ndvi_of_file(path)
+    path.with_name(f"{path.name}.aux.xml").write_text(
+        '<PAMDataset><PAMRasterBand band="1"><Scale>1</Scale></PAMRasterBand></PAMDataset>'
+    )
+
+    assert ndvi_of_file(path) == before
+
+
 def test_the_time_comes_from_the_name_where_no_tag_has_it(tmp_path: Path) -> None:
     named = write_scene(tmp_path / "s2_ndvi_20200229T235959Z.tif")
     nameless = write_scene(tmp_path / "scene.tif")
@@ -358,14 +394,40 @@ async def test_a_missing_folder_and_a_damaged_state_file_are_told(tmp_path: Path
         await looking(tmp_path)
 
 
-async def test_a_state_file_that_cannot_be_written_gives_no_rows(tmp_path: Path) -> None:
-    folder = tmp_path / "scenes"
-    folder.mkdir()
-    shutil.copy(CLEAR, folder)
-    driver = await looking(folder, state_file=tmp_path / "none" / "state.json")
+async def test_a_state_file_that_cannot_be_written_gives_no_rows_until_it_can(tmp_path: Path) -> None:
+    scenes, state = tmp_path / "scenes", tmp_path / "state"
+    scenes.mkdir()
+    shutil.copy(CLEAR, scenes)
+    driver = await looking(scenes, state_file=state / "green.json")
 
     with pytest.raises(LineError, match="cannot be written"):
         await driver.read()
+    state.mkdir()
+
+    assert scene_ids(await driver.read()) == [CLEAR.stem]
+    assert await driver.read() == []
+
+
+async def test_a_scene_that_changes_while_it_is_read_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / CLEAR.name
+    shutil.copy(CLEAR, path)
+
+    def read_slowly(scene: Path, points: Any) -> dict[str, Any]:
+        frame = ndvi_of_file(scene, points)
+        with path.open("ab") as file:
+            file.write(b"more")
+        return frame
+
+    driver = await looking(tmp_path)
+    with monkeypatch.context() as patch:
+        # The change has to come between two steps of one look: nothing else can time it.
+        patch.setattr("trisense.drivers.sky.driver.ndvi_of_file", read_slowly)
+        with pytest.raises(FrameError, match="changed while it was read"):
+            await driver.read()
+
+    assert scene_ids(await driver.read()) == [CLEAR.stem]
 
 
 async def test_simulated_scenes_are_read_as_they_were_told(tmp_path: Path) -> None:

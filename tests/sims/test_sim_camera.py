@@ -92,6 +92,26 @@ async def test_digest_lets_in_who_knows_the_password_only() -> None:
         assert (await client.get("/snapshot.jpg")).status_code == 401
 
 
+async def test_an_answer_to_another_challenge_is_refused() -> None:
+    sim = camera(username="Mufasa", password="Circle Of Life")
+    question = {
+        "realm": "camera",
+        "nonce": "stale",
+        "uri": "/snapshot.jpg",
+        "qop": "auth",
+        "nc": "1",
+        "cnonce": "c",
+    }
+    response = digest_response(user="Mufasa", password="Circle Of Life", method="GET", **question)
+    header = "Digest " + ", ".join(f'{key}="{value}"' for key, value in question.items())
+    async with client_of(sim) as client:
+        answer = await client.get(
+            "/snapshot.jpg", headers={"Authorization": f'{header}, username="Mufasa", response="{response}"'}
+        )
+
+    assert answer.status_code == 401
+
+
 def test_the_same_moment_looks_the_same_and_another_does_not() -> None:
     assert camera().snapshot(JULY_NOON_NS) == camera().snapshot(JULY_NOON_NS)
     assert camera().snapshot(JULY_NOON_NS) != camera().snapshot(JULY_NOON_NS + 1)

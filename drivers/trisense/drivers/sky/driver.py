@@ -188,7 +188,7 @@ class NdviScenes(PolledDriver[Config]):
                     break
             if read:
                 self._scenes.note(read)
-            self._ready += found
+            self._ready.extend(found)
 
     def _read_one(self, path: Path, stat: os.stat_result) -> tuple[str, Frame]:
         """Digest and content of one scene.
