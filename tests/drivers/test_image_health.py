@@ -107,7 +107,7 @@ def test_a_jpeg_may_be_followed_by_padding() -> None:
 
 
 def test_fill_bytes_before_the_end_marker_are_allowed() -> None:
-    padded = ROAD[:-2] + b"\xff\xff\xff\xd9"
+    padded = ROAD[:-2] + b"\xff\xff\xd9"
 
     assert cut(padded).data == padded
 
