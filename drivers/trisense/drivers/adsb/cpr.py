@@ -89,8 +89,8 @@ def locally(message: Cpr, reference: Place) -> Place | None:
 
 
 def _in_zone(width: float, part: float, reference: float) -> float:
-    index = math.floor(reference / width) + math.floor(0.5 + (reference % width) / width - part)
-    return width * (index + part)
+    # The sheet's two floors as one: apart, their roundings disagree where a zone begins at -180 degrees.
+    return width * (math.floor(reference / width - part + 0.5) + part)
 
 
 def _wrapped(longitude: float) -> float:
