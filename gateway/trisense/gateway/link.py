@@ -105,8 +105,6 @@ class Links:
             try:
                 async with self._client(name) as client:
                     wait_s = BACKOFF_S[0]
-                    self.connected[name] = True
-                    log.info("mqtt_connected", link=name, protocol=self._protocol.name)
                     await self._serve(name, client, subscriptions)
             except* (aiomqtt.MqttError, OSError) as errors:
                 if not self._leaving.is_set():
@@ -133,6 +131,8 @@ class Links:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._receive(client), name=f"mqtt-{name}-receive")]
             await client.subscribe([(f"{topics.ROOT}/+/{rest}", 1) for rest in subscriptions])
+            self.connected[name] = True
+            log.info("mqtt_connected", link=name, protocol=self._protocol.name)
             if name == "fast":
                 await self._say(client, online=True)
                 tasks.append(group.create_task(self._outbox.send_over(client), name="mqtt-receipts"))

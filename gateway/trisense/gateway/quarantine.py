@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,8 @@ from trisense.core.errors import StoreUnavailable
 
 __all__ = ["Kept", "Quarantine"]
 
-META_BYTES: Final = 256 * 1024
+BATCHES_DESCRIBED: Final = 1_000
+"""Of one bundle; the bytes beside have them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,9 @@ class Quarantine:
         for stray in [*self._folder.glob("*.part"), *self._folder.glob("*.bin")]:
             if stray.suffix == ".part" or not stray.with_suffix(".json").exists():
                 stray.unlink()
-        for path in sorted(self._folder.glob("*.json")):
-            self._learn(path.stem)
+        for kept in self.list():
+            self._learn(kept.id)
+            self._by_digest[kept.meta["sha256"]] = kept.id
 
     def keep(self, payload: bytes, reason: str, **meta: Any) -> str:
         """Keep bytes durably and return their id.
@@ -72,7 +75,7 @@ class Quarantine:
             "received": now.isoformat(),
             "bytes": len(payload),
         } | meta
-        text = json.dumps(about, ensure_ascii=True, indent=1).encode()[:META_BYTES]
+        text = json.dumps(about, ensure_ascii=True, indent=1).encode()
         try:
             _write(self._folder / f"{name}.bin", payload)
             # The JSON comes last: with it the thing is kept, without it the bytes are a stray.
@@ -124,7 +127,8 @@ class Quarantine:
 def describe(heads: Mapping[tuple[int, int], str]) -> list[dict[str, Any]]:
     """Identities and reasons of refused batches, as the JSON beside the bytes has them."""
     return [
-        {"epoch": f"{epoch:016x}", "seq": seq, "reason": reason} for (epoch, seq), reason in heads.items()
+        {"epoch": f"{epoch:016x}", "seq": seq, "reason": reason}
+        for (epoch, seq), reason in islice(heads.items(), BATCHES_DESCRIBED)
     ]
 
 
