@@ -19,7 +19,7 @@ from trisense.drivers.modbus.framing import Framing, rtu_frame, tcp_frame
 from trisense.drivers.modbus.pdu import registers_of
 
 UNIT = 17
-WARM_UP = ask(200, 3, 0, 1)
+WARM_UP = ask(UNIT, 3, 999, 1)
 PARTY = Party(device="weather", timeout_s=0.05)
 Script = Callable[[bytes], bytes]
 """Takes one request and gives what the slave puts on the line."""
@@ -30,8 +30,17 @@ def answer(request: bytes, *registers: int) -> bytes:
     return rtu_frame(request[0], bytes([request[1], len(data)]) + data)
 
 
+def is_warm_up(request: bytes) -> bool:
+    return request[2:4] == WARM_UP.pdu[1:3]
+
+
 def question(address: int = 0, count: int = 2) -> Question:
     return ask(UNIT, 3, address, count)
+
+
+def filled(request: bytes, register: int) -> bytes:
+    """An answer with as many registers as were asked for."""
+    return answer(request, *[register] * request[5])
 
 
 class Slave:
@@ -52,8 +61,8 @@ class Slave:
             self._buffer += os.read(self._master, 4096)
         while len(self._buffer) >= 8:
             request, self._buffer = self._buffer[:8], self._buffer[8:]
-            if request[0] == WARM_UP.unit:
-                self.say(answer(request, 0))
+            if is_warm_up(request):
+                self.say(answer(request, *[0] * request[5]))
                 continue
             self.requests.append(request)
             self.say(self.script(request))
@@ -75,13 +84,19 @@ async def slave() -> AsyncIterator[Slave]:
     made.close()
 
 
+async def warm_up(bus: ModbusBus) -> None:
+    """The first exchange after opening may be repeated."""
+    await bus.ask(WARM_UP, PARTY)
+    bus._units[UNIT].counters.clear()
+
+
 @asynccontextmanager
 async def opened(slave: Slave, *, echo: bool = False, warm: bool = True) -> AsyncIterator[ModbusBus]:
     bus = ModbusBus(BusSettings(f"serial://{slave.path}?baud=115200", "rtu", echo))
     await bus.connect(Lines())
     try:
-        if warm:  # the first exchange after opening is retried: get it over with
-            await bus.ask(WARM_UP, PARTY)
+        if warm:
+            await warm_up(bus)
         yield bus
     finally:
         await bus.close()
@@ -129,6 +144,14 @@ async def test_a_late_answer_is_never_taken_for_the_next_one(slave: Slave) -> No
         assert bus.counters(UNIT) == {"no_reply": 1, "wrong_count": 1, "answers": 2}
 
 
+async def test_an_answer_to_a_question_from_before_a_restart_is_never_taken(slave: Slave) -> None:
+    slave.script = lambda request: answer(request, 7, 7)
+    patient = Party(device="weather", timeout_s=0.3)
+    async with opened(slave, warm=False) as bus:
+        asyncio.get_running_loop().call_later(0.1, slave.say, answer(bytes([UNIT, 3]), 1, 1))
+        assert registers_of(await bus.ask(question(), patient)) == [7, 7]
+
+
 async def test_a_slave_that_is_always_one_answer_behind_never_has_one_accepted(slave: Slave) -> None:
     held: list[bytes] = []
 
@@ -166,10 +189,10 @@ async def test_stray_zeros_of_the_bus_turn_around_do_no_harm(
 
 
 async def test_an_adapter_that_hears_itself_needs_the_echo_setting(slave: Slave) -> None:
-    slave.script = lambda request: request + answer(request, 3, 4)
+    slave.script = lambda request: request + filled(request, 3)
     async with opened(slave, echo=True, warm=False) as bus:
-        assert await registers(bus, question()) == [3, 4]
-    slave.script = lambda request: answer(request, 3, 4)
+        assert await registers(bus, question()) == [3, 3]
+    slave.script = lambda request: filled(request, 3)
     async with opened(slave, echo=True, warm=False) as bus:
         with pytest.raises(FrameError, match="echo"):
             await registers(bus, question())
@@ -246,13 +269,13 @@ async def test_a_dead_unit_is_left_alone_and_asked_again_later(slave: Slave) -> 
             await registers(bus, question())
         assert len(slave.requests) == asked
         bus._units[UNIT].asleep_until = 0.0
-        slave.script = lambda request: answer(request, *[4] * int.from_bytes(request[4:6], "big"))
+        slave.script = lambda request: filled(request, 4)
         assert await registers(bus, question()) == [4, 4]
         assert await registers(bus, question()) == [4, 4]
 
 
 async def test_a_dead_unit_does_not_make_its_neighbour_wait_for_it(slave: Slave) -> None:
-    slave.script = lambda request: answer(request, 8, 8) if request[0] == 5 else b""
+    slave.script = lambda request: filled(request, 8) if request[0] == 5 else b""
     async with opened(slave) as bus:
         for _ in range(20):
             with contextlib.suppress(DeviceTimeout):
@@ -284,11 +307,11 @@ async def test_a_cancelled_exchange_leaves_nothing_for_the_next_one(slave: Slave
 
 
 async def test_several_devices_share_the_line_one_at_a_time(slave: Slave) -> None:
-    slave.script = lambda request: answer(request, request[0], request[3])
+    slave.script = lambda request: filled(request, request[0] << 8 | request[3])
     async with opened(slave) as bus:
         asked = [ask(unit, 3, address, 2) for unit in (1, 2, 3) for address in range(5)]
         given = await asyncio.gather(*(registers(bus, one) for one in asked))
-    assert given == [[one.unit, one.pdu[2]] for one in asked]
+    assert given == [[one.unit << 8 | one.pdu[2]] * 2 for one in asked]
 
 
 async def test_a_line_that_hangs_up_is_a_line_error_and_can_be_opened_again(slave: Slave) -> None:
@@ -324,7 +347,7 @@ async def test_each_request_waits_for_the_silence_that_the_standard_asks_for(sla
 
     def timed(request: bytes) -> bytes:
         came = loop.time()
-        slave.say(answer(request, 3, 4))
+        slave.say(filled(request, 3))
         times.append((came, loop.time()))
         return b""
 
@@ -349,8 +372,9 @@ async def server(script: Script, framing: Framing) -> AsyncIterator[ModbusBus]:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 request = await reader.readexactly(12 if framing == "tcp" else 8)
-                if request[6 if framing == "tcp" else 0] == WARM_UP.unit:
-                    reply = answer(request, 0) if framing == "rtu" else mbap_answer(request, 0, unit=200)
+                if is_warm_up(request if framing == "rtu" else request[6:]):
+                    zeros = [0] * (request[5] if framing == "rtu" else request[11])
+                    reply = answer(request, *zeros) if framing == "rtu" else mbap_answer(request, *zeros)
                 else:
                     reply = script(request)
                 writer.write(reply)
@@ -362,7 +386,7 @@ async def server(script: Script, framing: Framing) -> AsyncIterator[ModbusBus]:
     bus = ModbusBus(BusSettings(f"tcp://127.0.0.1:{listener.sockets[0].getsockname()[1]}", framing))
     await bus.connect(Lines())
     try:
-        await bus.ask(WARM_UP, PARTY)
+        await warm_up(bus)
         yield bus
     finally:
         await bus.close()

@@ -54,6 +54,7 @@ class Street:
 
     async def driver(self, profile: str, line: str, framing: str, **options: Any) -> Modbus:
         name = options.pop("name", profile)
+        options.setdefault("timeout_s", 0.2)
         made = Modbus(
             Config.model_validate(
                 {"name": name, "driver": f"modbus:{profile}", "line": line, "framing": framing, **options}

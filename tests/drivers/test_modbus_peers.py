@@ -29,7 +29,7 @@ INPUT = [65_535 - address for address in range(300)]
 COILS = [address % 3 == 0 for address in range(300)]
 INPUTS = [address % 5 == 0 for address in range(300)]
 TABLES: dict[int, list[Any]] = {1: COILS, 2: INPUTS, 3: HOLDING, 4: INPUT}
-PARTY = Party(device="peer", timeout_s=5.0)
+PARTY = Party(device="peer", timeout_s=0.5)
 FRAMERS: dict[Framing, FramerType] = {
     "rtu": FramerType.RTU,
     "ascii": FramerType.ASCII,

@@ -5,7 +5,8 @@ What it guards against, with the field evidence in environment.md A3:
 - A late answer is never taken for the next one. On TCP the transaction tells. On a serial line an
   exchange that failed leaves its question *open*: its answer may still come. Before a question of the
   same shape (unit, function, byte count) goes out again, a probe of another shape must be answered; a
-  device answers in order, so what was open before the probe is then over.
+  device answers in order, so what was open before the probe is then over. A line just opened is first
+  listened to for one time-out: the program may have asked something before it was restarted.
 - After a failure the line must fall silent and is flushed before the next request.
 - A dead unit costs its neighbours a bounded share: from its second time-out on it is left alone for
   ``REST_FACTOR`` times what the time-out cost, doubled each time, at most ``REST_MAX_S``.
@@ -32,6 +33,7 @@ SETTLE_S: Final = 0.02
 """Shortest silence that counts after a failure: USB adapters hold bytes back for up to 16 ms."""
 BABBLE_S: Final = 1.0
 """A line that does not fall silent within this is given up and opened again."""
+LISTEN_MAX_S: Final = 1.0
 REST_FACTOR: Final = 10.0
 REST_MAX_S: Final = 60.0
 OPEN_FACTOR: Final = 10.0
@@ -105,8 +107,8 @@ class ModbusBus:
         self._units: dict[int, _Unit] = {}
         self._transaction = 0
         self._ready_at = 0.0
-        self._settled = True
-        self._fresh = False
+        self._settled = False
+        self._fresh = True
 
     async def connect(self, lines: Lines) -> None:
         """Open the line, unless it is open already.
@@ -117,7 +119,7 @@ class ModbusBus:
         async with self._lock:
             if self._line is None:
                 self._line = await lines.open(self.settings.url)
-                self._settled, self._fresh = True, True
+                self._settled, self._fresh = False, True
 
     async def close(self) -> None:
         """Close the line; safe twice. ``connect`` opens it again."""
@@ -141,12 +143,12 @@ class ModbusBus:
         async with self._lock:
             unit = self._units.setdefault(question.unit, _Unit())
             self._check_awake(unit, party)
-            fresh, self._fresh = self._fresh, False
-            if fresh:
+            if self._fresh:
                 # The first exchange after opening fails on several adapters, and boards greet in text
                 # at power-up: one silent retry (A3).
                 with contextlib.suppress(DeviceTimeout, FrameError):
                     return await self._ask(unit, question, party)
+                self._fresh = False
             return await self._ask(unit, question, party)
 
     def _check_awake(self, unit: _Unit, party: Party) -> None:
@@ -162,6 +164,7 @@ class ModbusBus:
         if self._is_open(unit, question.shape):
             with contextlib.suppress(DeviceRefused):
                 await self._exchange(unit, question.probe(), party)
+            # An exception proves less: whose it is nobody can say.
             if self._is_open(unit, question.shape):
                 what = "answers still due to questions that timed out"
                 raise DeviceTimeout(party.device, what, timeout_s=party.timeout_s)
@@ -204,7 +207,7 @@ class ModbusBus:
             await self._fail(unit, find, party, cost_s=loop.time() - began)
         finally:
             unit.counters.update({kind.value: count for kind, count in find.seen.items()})
-        self._settled = True
+        self._settled, self._fresh = True, False
         unit.time_outs = 0
         if answer[0] & EXCEPTION_BIT:
             self._refused(unit, answer[1], party)
@@ -213,26 +216,34 @@ class ModbusBus:
         return answer
 
     async def _wait_until_ready(self, line: Line, party: Party) -> None:
-        """Let the pause before a request pass; after a failure wait for silence."""
-        loop = asyncio.get_running_loop()
+        """Let the pause before a request pass; after a failure or opening wait for silence."""
         silence_s = max(self._pace.silence_s, party.gap_s)
-        on_tcp = self.settings.framing == "tcp"
-        if self._settled or on_tcp:
-            wait_s = self._ready_at + silence_s - loop.time()
-            if wait_s > 0:
-                await asyncio.sleep(wait_s)
-            if not on_tcp:  # there a flush could tear a frame; the transaction tells what is stale
-                await line.flush_input()
-            return
-        give_up_at = loop.time() + BABBLE_S
-        while True:
+        if self.settings.framing == "tcp":
+            # A flush could tear a frame there; the transaction tells what is stale.
+            await self._pause(silence_s)
+        elif self._settled:
+            await self._pause(silence_s)
+            await line.flush_input()
+        else:
+            first_s = min(party.timeout_s, LISTEN_MAX_S) if self._fresh else 0.0
+            await self._fall_silent(line, max(silence_s, SETTLE_S, first_s))
+
+    async def _pause(self, silence_s: float) -> None:
+        wait_s = self._ready_at + silence_s - asyncio.get_running_loop().time()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+
+    async def _fall_silent(self, line: Line, quiet_s: float) -> None:
+        """Throw away what comes in until nothing came for ``quiet_s``."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + quiet_s + BABBLE_S
+        while loop.time() < give_up_at:
             try:
-                async with asyncio.timeout(max(silence_s, SETTLE_S)):
+                async with asyncio.timeout(quiet_s):
                     await line.read()
             except TimeoutError:
                 return
-            if loop.time() > give_up_at:
-                raise LineError(self.settings.url, f"does not fall silent within {BABBLE_S:g} s")
+        raise LineError(self.settings.url, f"does not fall silent within {quiet_s + BABBLE_S:g} s")
 
     async def _await_answer(self, line: Line, find: ReplySearch, party: Party) -> bytes:
         """Read until the answer is whole.
@@ -275,7 +286,7 @@ class ModbusBus:
 
     def _refused(self, unit: _Unit, code: int, party: Party) -> NoReturn:
         unit.counters[Trouble.EXCEPTION] += 1
-        # Whose exception it is nobody can say; the oldest open question is over in either case.
+        # It belongs to any of the open questions: the oldest is over in either case.
         del unit.open[:1]
         raise DeviceRefused(party.device, EXCEPTIONS.get(code, "unknown exception"), code=code)
 

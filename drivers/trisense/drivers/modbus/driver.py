@@ -102,7 +102,7 @@ class Modbus(PolledDriver[Config]):
 
     name = PREFIX
     family = "environment"
-    summary = "Modbus RTU, ASCII and TCP devices, each described by a TOML profile (modbus:NAME)."
+    summary = "Modbus RTU, ASCII and TCP devices, each described by a TOML profile (modbus:NAME)"
     config_model = Config
     codecs: ClassVar[ProfileCodecs] = ProfileCodecs()
 

@@ -1,7 +1,7 @@
 """Questions and answers of Modbus without their framing (environment.md A1).
 
-pymodbus builds and takes apart the PDUs; importing it costs 0.6 MB on top of the SDK, measured. What
-it does not do is refuse: its decoders take a reply of any length with any byte count. Each answer is
+pymodbus builds and takes apart the PDUs; importing it costs 0.5 MB and 10 ms on top of the SDK, measured.
+What it does not do is refuse: its decoders take a reply of any length with any byte count. Each answer is
 therefore held against its question here before pymodbus sees it.
 """
 
@@ -121,10 +121,8 @@ class Question:
         """A read at the same place whose answer has another shape than this one's."""
         address = int.from_bytes(self.pdu[1:3], "big")
         count = int.from_bytes(self.pdu[3:5], "big")
-        if self.function in READ_BITS:
-            count = count - 8 if count > 8 else count + 8
-        else:
-            count = count - 1 if count > 1 else 2
+        smallest = 8 if self.function in READ_BITS else 1
+        count = 1 if count > smallest else smallest + 1
         return ask(self.unit, self.function, address, count)
 
 
