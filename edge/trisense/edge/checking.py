@@ -62,7 +62,7 @@ async def _read(device: Device, lines: Lines) -> Reading:
 async def _first_rows(driver: Any) -> Sequence[Observed]:
     if isinstance(driver, PolledDriver):
         async with deadline(driver, "read"):
-            return await driver.read()
+            return await driver.peek()
     if not isinstance(driver, StreamingDriver):
         raise TypeError(f"{type(driver).__name__} is neither a polled nor a streaming driver")
     limit_s = max(FIRST_ROW_S, driver.config.timeout_s)

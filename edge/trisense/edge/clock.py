@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import time
+import uuid
 from functools import cache
 from pathlib import Path
 from typing import Final, Protocol
@@ -79,7 +80,11 @@ class SystemClock:
 
 @cache
 def _boot_id() -> str:
-    return BOOT_ID.read_text(encoding="ascii").strip()
+    try:
+        return BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        # A sandbox may hide /proc/sys: then no boot time of another run can be taken for one of this.
+        return str(uuid.uuid4())
 
 
 @cache

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import ssl
 from collections.abc import AsyncIterator
 from typing import Final
 
 import aiomqtt
-import structlog
 from trisense.core import topics
 from trisense.core.config import read_secret
 from trisense.core.errors import ConfigError, LinkError
@@ -16,7 +16,10 @@ from trisense.edge.config import MqttTable
 
 __all__ = ["QOS", "Connector"]
 
-log = structlog.get_logger(__name__)
+# What paho and aiomqtt say in their own words reaches us as exceptions too.
+quiet = logging.getLogger("trisense.edge.mqtt")
+quiet.addHandler(logging.NullHandler())
+quiet.propagate = False
 
 QOS: Final = 1
 ANSWER_S: Final = 20.0
@@ -84,6 +87,7 @@ class Connector:
             table.host,
             table.port,
             identifier=self._box,
+            logger=quiet,
             username=table.username,
             password=password,
             protocol=self._protocols[0],
