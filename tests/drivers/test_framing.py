@@ -75,6 +75,17 @@ def test_a_decoder_never_holds_more_than_one_frame() -> None:
         assert len(decoder._rest) <= decoder.max_frame
 
 
+def test_a_protocol_that_never_decides_still_holds_no_more_than_one_frame() -> None:
+    class Undecided(Toy):
+        def cut(self, data: bytes, start: int) -> Cut | None:  # noqa: ARG002  # it does not look
+            return None
+
+    decoder = Undecided()
+    told = decoder.feed(bytes(10_000))
+    assert len(decoder._rest) <= decoder.max_frame
+    assert {piece.reason for piece in told if isinstance(piece, Damage)} == {"too long"}
+
+
 def test_endless_noise_is_told_before_it_ends() -> None:
     told = Toy().feed(bytes(100_000))
     assert len(told) > 10
@@ -127,6 +138,18 @@ async def test_a_silent_device_is_a_timeout() -> None:
     with pytest.raises(DeviceTimeout, match="toy: no good frame"):
         await collect(tape)
     assert tape.found == [{"letters": "a"}]
+
+
+async def test_a_device_that_keeps_sending_is_never_a_timeout() -> None:
+    class Steady(Tape):
+        async def read(self) -> bytes:
+            await asyncio.sleep(0.1)
+            return await super().read()
+
+    tape = Steady(*[b"#1a"] * 8, ends=True)
+    with pytest.raises(LineError):
+        await collect(tape, timeout_s=0.6)
+    assert len(tape.found) == 8
 
 
 async def test_noise_alone_does_not_keep_a_device_alive() -> None:
