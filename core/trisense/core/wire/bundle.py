@@ -87,6 +87,8 @@ class Block:
     times_ns: Integers
     ordinals: Integers
     columns: tuple[Column, ...]
+    size_bytes: float = 0.0
+    """Its share of the bundle before compression, names and text not counted."""
 
 
 @dataclass(frozen=True, slots=True)

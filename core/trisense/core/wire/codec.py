@@ -1,48 +1,49 @@
-"""Batches to bytes and back: blocks of columns in MessagePack."""
+"""A whole bundle to bytes and back.
+
+The body is one MessagePack array: vocabulary version, box, site, epoch, next_seq, low_seq,
+samples_committed, a stream of bits, and, where there are any, the UTF-8 of all text and the blobs
+as [head, bytes] pairs. The bits hold the heads, then the tables: shape and streams of each, how many
+rows each batch has in each stream, then times, ordinals and columns. Streams of one shape with few
+rows share a table, so that a live bundle pays for a column once per kind of device.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgpack
 from trisense.core import limits, vocabulary
 from trisense.core.errors import ValueRefused, WireError
-from trisense.core.model import (
-    BOX_ID,
-    EPOCH_MAX,
-    HASH_BYTES,
-    NAME,
-    Batch,
-    BatchClass,
-    ClockState,
-    Counters,
-    Field,
-    FieldType,
-    Layer,
-    Quality,
-    Sample,
-    Stream,
-    check_value,
-)
-from trisense.core.wire.bundle import BatchHead, Block, Bundle, Column, Header
+from trisense.core.model import BOX_ID, EPOCH_MAX, NAME, Batch, Counters, Sample, Stream
+from trisense.core.wire import integers, lists
+from trisense.core.wire.bits import BitReader, natural, to_bytes
+from trisense.core.wire.blocks import Texts, read_table, write_table
+from trisense.core.wire.bundle import BatchHead, Block, Bundle, Header
 from trisense.core.wire.frame import open_frame, seal
+from trisense.core.wire.heads import COUNTER_MAX, HEADS_MAX, read_heads, write_heads
+from trisense.core.wire.integers import Operations
+from trisense.core.wire.schema import (
+    Names,
+    Shape,
+    check_stream,
+    read_shape,
+    read_stream,
+    shape_of,
+    write_shape,
+    write_stream,
+)
 
 __all__ = ["pack", "split", "unpack"]
 
-VERSION: Final = 1
-LAYERS: Final = tuple(Layer)
-CLASSES: Final = tuple(BatchClass)
-TYPES: Final = tuple(FieldType)
-CODES: Final = frozenset(Quality) - {Quality.GOOD}
-UNIT: Final = re.compile(r"[!-~]{0,64}")
-COUNTER_MAX: Final = 2**63 - 1
-ORDINAL_MAX: Final = 2**31 - 1
-
-Wire = Any  # what MessagePack holds: checked value by value below
-T = TypeVar("T")
+SHARED_ROWS: Final = 12
+"""Streams of one shape share a table when they have fewer rows than this on average."""
+PLAIN: Final = (int, str, str, int, int, int, int, bytes)
+EXTRA: Final = (bytes, list)
+"""Types of the items of a body; the last two only where there is text or a blob."""
 
 
 def pack(header: Header, batches: Sequence[Batch]) -> bytes:
@@ -52,31 +53,46 @@ def pack(header: Header, batches: Sequence[Batch]) -> bytes:
         ValueRefused: a value no bundle may carry.
         WireError: ``size`` where the bundle would break a limit.
     """
-    if not BOX_ID.fullmatch(header.box):
-        raise ValueRefused("box", f"{header.box!r} is no box id")
-    blocks: dict[Stream, list[tuple[int, Sample]]] = {}
+    counters = header.counters
+    _check_header(header)
+    members: dict[Stream, list[tuple[int, Sample]]] = {}
     for index, batch in enumerate(batches):
         for sample in batch.samples:
-            blocks.setdefault(sample.stream, []).append((index, sample))
-    rows = sum(len(members) for members in blocks.values())
-    cells = sum(len(members) * len(stream.fields) for stream, members in blocks.items())
-    if rows > limits.BUNDLE_ROWS or cells > limits.BUNDLE_CELLS:
-        raise WireError("size", f"{rows} rows, {cells} cells")
-    counters = header.counters
-    body = msgpack.packb(
-        [
-            VERSION,
-            vocabulary.VERSION,
-            header.box,
-            header.site,
-            [counters.epoch, counters.next_seq, counters.low_seq, counters.samples_committed],
-            [_head(batch) for batch in batches],
-            [_block(stream, members) for stream, members in blocks.items()],
-        ]
-    )
-    if len(body) > limits.DECODED_BYTES:
-        raise WireError("size", f"{len(body)} bytes before compression")
-    payload = seal(body)
+            members.setdefault(sample.stream, []).append((index, sample))
+    _check_size(members, len(batches))
+    tables = _tables(members)
+    names, texts = Names(), bytearray()
+    parts = [write_heads(batches, counters), natural(len(tables))]
+    counts = []
+    for shape, streams in tables:
+        parts += [write_shape(shape, names), natural(len(streams) - 1)]
+        parts += [write_stream(stream.device, stream.site, names) for stream in streams]
+        for stream in streams:
+            own = [0] * len(batches)
+            for index, _ in members[stream]:
+                own[index] += 1
+            counts += own
+    parts.append(integers.encode(counts))
+    for shape, streams in tables:
+        rows = [sample for stream in streams for _, sample in members[stream]]
+        parts.append(write_table(shape, rows, texts))
+    body: list[Any] = [
+        vocabulary.VERSION,
+        header.box,
+        header.site,
+        counters.epoch,
+        counters.next_seq,
+        counters.low_seq,
+        counters.samples_committed,
+        to_bytes("".join(parts)),
+    ]
+    blobs = [[index, batch.blob] for index, batch in enumerate(batches) if batch.blob is not None]
+    if texts or blobs:
+        body += [bytes(texts), blobs]
+    packed: bytes = msgpack.packb(body)
+    if len(packed) > limits.DECODED_BYTES:
+        raise WireError("size", f"{len(packed)} bytes before compression")
+    payload = seal(packed)
     if len(payload) > limits.PAYLOAD_BYTES:
         raise WireError("size", f"payload of {len(payload)} bytes")
     return payload
@@ -102,239 +118,152 @@ def split(header: Header, batches: Sequence[Batch]) -> list[tuple[bytes, tuple[B
     return split(header, batches[:middle]) + split(header, batches[middle:])
 
 
-def _head(batch: Batch) -> Wire:
-    if len(batch.hash) != HASH_BYTES:
-        raise ValueRefused("hash", f"{len(batch.hash)} bytes")
-    return [
-        batch.epoch,
-        batch.seq,
-        CLASSES.index(batch.batch_class),
-        batch.clock.synced,
-        batch.clock.error_ms,
-        batch.hash,
-        len(batch.samples),
-        batch.blob,
-    ]
-
-
-def _block(stream: Stream, members: list[tuple[int, Sample]]) -> Wire:
-    for name in (stream.device, stream.measurement, *(f.name for f in stream.fields)):
-        _named(name)
-    counts: list[int] = []
-    for index, _ in members:
-        if counts and counts[-2] == index:
-            counts[-1] += 1
-        else:
-            counts += [index, 1]
-    times = []
-    for _, sample in members:
-        if sample.time_ns % stream.tick_ns or not limits.TIME_MIN_NS <= sample.time_ns <= limits.TIME_MAX_NS:
-            raise ValueRefused("time", f"{sample.time_ns} ns")
-        if not 0 <= sample.n <= ORDINAL_MAX:
-            raise ValueRefused("ordinal", str(sample.n))
-        times.append(sample.time_ns // stream.tick_ns)
-    columns = []
-    for at, field in enumerate(stream.fields):
-        values = [check_value(sample.values[at], field.type) for _, sample in members]
-        columns.append(values)
-    quality = [[row, *code] for row, (_, s) in enumerate(members) for code in s.quality]
-    for _, at, code in quality:
-        if code not in CODES or not 0 <= at < len(stream.fields):
-            raise ValueRefused("quality", f"code {code} of field {at}")
-    return [
-        stream.device,
-        stream.measurement,
-        LAYERS.index(stream.layer),
-        stream.site,
-        stream.tick_ns,
-        [[f.name, None if _known(f) else f.unit, TYPES.index(f.type)] for f in stream.fields],
-        counts,
-        [b - a for a, b in zip([0, *times], times, strict=False)],
-        [s.n for _, s in members] if any(s.n for _, s in members) else [],
-        columns,
-        quality,
-    ]
-
-
-def _known(field: Field) -> bool:
-    known = vocabulary.PROPERTIES.get(field.name)
-    return known is not None and known.unit == field.unit
-
-
-def _named(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise ValueRefused("name", repr(name))
-    return name
-
-
 def unpack(payload: bytes) -> Bundle:
-    """Decode one bundle.
+    """Decode one bundle: numpy arrays where numpy is installed, else lists.
 
     Raises:
         WireError: with the reason; nothing else, whatever the bytes are.
     """
-    body = open_frame(payload)
-    try:
-        parts = msgpack.unpackb(body, strict_map_key=True, use_list=True)
-    except (ValueError, msgpack.UnpackException, RecursionError) as error:
-        raise WireError("msgpack", str(error)[:200]) from error
-    version, vocabulary_version, box, site, counters, heads, blocks = _list(parts, 7)
-    if version != VERSION or vocabulary_version != vocabulary.VERSION:
-        raise WireError("version", f"{version!r}, vocabulary {vocabulary_version!r}"[:80])
-    if not BOX_ID.fullmatch(_text(box)):
-        raise WireError("box", repr(box)[:80])
-    if _text(site) and not NAME.fullmatch(site):
-        raise WireError("site", repr(site)[:80])
-    found = tuple(_unhead(head) for head in _list(heads))
-    budget = [limits.BUNDLE_ROWS, limits.BUNDLE_CELLS]
-    tables = tuple(_unblock(block, len(found), budget) for block in _list(blocks))
-    samples = [0] * len(found)
-    for table in tables:
-        for index, count in table.counts:
-            samples[index] += count
-    if samples != [head.samples for head in found]:
-        raise WireError("counts", "rows of the blocks and of the batches differ")
-    epoch, next_seq, low_seq, committed = _list(counters, 4)
-    return Bundle(
-        box,
-        site,
-        Counters(
-            _int(epoch, 0, EPOCH_MAX),
-            _int(next_seq, 0, COUNTER_MAX),
-            _int(low_seq, 0, COUNTER_MAX),
-            _int(committed, 0, COUNTER_MAX),
-        ),
-        found,
-        tables,
-    )
+    return decode(payload, operations())
 
 
-def _unhead(head: Wire) -> BatchHead:
-    epoch, seq, class_, synced, error_ms, digest, samples, blob = _list(head, 8)
-    if not isinstance(digest, bytes) or len(digest) != HASH_BYTES:
-        raise WireError("hash", repr(digest)[:80])
-    if not isinstance(synced, bool) or not isinstance(blob, bytes | None):
-        raise WireError("type", "head")
-    return BatchHead(
-        _int(epoch, 0, EPOCH_MAX),
-        _int(seq, 0, COUNTER_MAX),
-        CLASSES[_int(class_, 0, len(CLASSES) - 1)],
-        ClockState(synced, None if error_ms is None else _int(error_ms, 0, COUNTER_MAX)),
-        digest,
-        _int(samples, 0, limits.BUNDLE_ROWS),
-        blob,
-    )
-
-
-def _unblock(block: Wire, heads: int, budget: list[int]) -> Block:
-    device, measurement, layer, site, tick, fields, counts, times, ordinals, columns, quality = _list(
-        block, 11
-    )
-    stream = Stream(
-        _name(device),
-        _name(measurement),
-        LAYERS[_int(layer, 0, len(LAYERS) - 1)],
-        tuple(_unfield(field) for field in _list(fields)),
-        _name(site) if site else _text(site),
-        _int(tick, 1, 10**15),
-    )
-    rows = len(_list(times))
-    budget[0] -= rows
-    budget[1] -= rows * len(stream.fields)
-    if min(budget) < 0:
-        raise WireError("size", "more rows or cells than a bundle may hold")
-    flat = [_int(v, 0, limits.BUNDLE_ROWS) for v in _list(counts)]
-    pairs = tuple(zip(flat[::2], flat[1::2], strict=True)) if len(flat) % 2 == 0 else ()
-    if sum(count for _, count in pairs) != rows or any(index >= heads for index, _ in pairs):
-        raise WireError("counts", f"{rows} rows")
-    stamps, tick_count = [], 0
-    for delta in times:
-        tick_count += _int(delta, -limits.TIME_MAX_NS, limits.TIME_MAX_NS)
-        stamps.append(_int(tick_count * stream.tick_ns, limits.TIME_MIN_NS, limits.TIME_MAX_NS))
-    numbers = [_int(v, 0, ORDINAL_MAX) for v in _list(ordinals)] or [0] * rows
-    if len(numbers) != rows:
-        raise WireError("counts", "ordinals")
-    codes: list[dict[int, int]] = [{} for _ in stream.fields]
-    for item in _list(quality):
-        row, at, code = _list(item, 3)
-        code = _int(code, 2, 9)
-        if code not in CODES:
-            raise WireError("quality", str(code))
-        codes[_int(at, 0, len(stream.fields) - 1)][_int(row, 0, rows - 1)] = code
-    return Block(
-        stream,
-        pairs,
-        _array(stamps, FieldType.INT),
-        _array(numbers, FieldType.INT),
-        tuple(
-            _column(field, _list(values, rows), code)
-            for field, values, code in zip(
-                stream.fields, _list(columns, len(stream.fields)), codes, strict=True
-            )
-        ),
-    )
-
-
-def _unfield(field: Wire) -> Field:
-    name, unit, type_ = _list(field, 3)
-    if unit is None:
-        known = vocabulary.PROPERTIES.get(_name(name))
-        if known is None:
-            raise WireError("unit", f"{name} has none")
-        unit = known.unit
-    elif not UNIT.fullmatch(_text(unit)):
-        raise WireError("unit", repr(unit)[:80])
-    return Field(_name(name), unit, TYPES[_int(type_, 0, len(TYPES) - 1)])
-
-
-def _column(field: Field, values: list[Wire], quality: dict[int, int]) -> Column:
-    try:
-        checked = [check_value(value, field.type) for value in values]
-    except ValueRefused as error:
-        raise WireError(error.reason, str(error)) from error
-    nulls = [row for row, value in enumerate(checked) if value is None]
-    if field.type is not FieldType.STR:
-        for row in nulls:
-            checked[row] = 0
-        return Column(field, _array(checked, field.type, nulls), nulls, quality)
-    return Column(field, checked, nulls, quality)
-
-
-def _array(values: list[Any], type_: FieldType, nulls: Sequence[int] = ()) -> Any:
+@lru_cache(maxsize=1)
+def operations() -> Operations:
+    """The fastest there are."""
     if find_spec("numpy") is None:
-        for row in nulls:
-            values[row] = None
-        return values
-    import numpy as np  # noqa: PLC0415  # an edge box has no numpy
+        return lists
+    from trisense.core.wire import arrays  # noqa: PLC0415  # a box has no numpy
 
-    return np.array(values, dtype=np.int64 if type_ is FieldType.INT else np.float64)
+    return arrays
 
 
-def _check(kind: type[T], value: Wire) -> T:
-    if type(value) is not kind:
-        raise WireError("type", f"expected {kind}, got {value!r:.80}")
-    return value
+def decode(payload: bytes, ops: Operations) -> Bundle:
+    """``unpack`` with the given operations."""
+    body = _read_body(open_frame(payload))
+    vocabulary_version, box, site, *numbers, bits = body[: len(PLAIN)]
+    if vocabulary_version != vocabulary.VERSION:
+        raise WireError("version", f"vocabulary {vocabulary_version!r}"[:80])
+    counters = _read_counters(numbers)
+    texts, blobs = body[len(PLAIN) :] or (b"", [])
+    reader = BitReader(bits)
+    heads = read_heads(reader, counters)
+    names = Names()
+    tables = []
+    for _ in range(reader.bounded(limits.BUNDLE_ROWS, "tables")):
+        shape = read_shape(reader, names)
+        size = reader.bounded(limits.BUNDLE_ROWS, "streams") + 1
+        tables.append([read_stream(reader, shape, names) for _ in range(size)])
+    counts = _read_counts(reader, list(map(len, tables)), len(heads), ops)
+    source = Texts(texts)
+    blocks: list[Block] = []
+    at = 0
+    for streams in tables:
+        own = counts[at : at + len(streams)]
+        at += len(streams)
+        blocks += read_table(reader, streams, own, source, ops)
+    source.check_end()
+    return Bundle(box, site, counters, _whole_heads(heads, counts, blobs), tuple(blocks))
 
 
-def _text(value: Wire) -> str:
-    return _check(str, value)
+# Checks before packing -----------------------------------------------------------------------------
 
 
-def _name(value: Wire) -> str:
-    if not NAME.fullmatch(_text(value)):
-        raise WireError("name", repr(value)[:80])
-    return str(value)
+def _check_header(header: Header) -> None:
+    if not BOX_ID.fullmatch(header.box):
+        raise ValueRefused("box", f"{header.box!r} is no box id")
+    if header.site and not NAME.fullmatch(header.site):
+        raise ValueRefused("name", f"site {header.site!r}")
+    counters = header.counters
+    if not 0 <= counters.epoch <= EPOCH_MAX or not all(
+        0 <= number <= COUNTER_MAX
+        for number in (counters.next_seq, counters.low_seq, counters.samples_committed)
+    ):
+        raise ValueRefused("counters", repr(counters))
 
 
-def _int(value: Wire, low: int, high: int) -> int:
-    number = _check(int, value)
-    if not low <= number <= high:
-        raise WireError("range", f"{number} is not within {low}..{high}")
-    return number
+def _check_size(members: dict[Stream, list[tuple[int, Sample]]], heads: int) -> None:
+    rows = sum(map(len, members.values()))
+    cells = sum(len(samples) * len(stream.fields) for stream, samples in members.items())
+    if (
+        rows > limits.BUNDLE_ROWS
+        or heads > HEADS_MAX
+        or max(cells, len(members) * heads) > limits.BUNDLE_CELLS
+    ):
+        raise WireError("size", f"{heads} batches, {len(members)} streams, {rows} rows, {cells} cells")
 
 
-def _list(value: Wire, length: int | None = None) -> list[Wire]:
-    items = _check(list, value)
-    if length is not None and len(items) != length:
-        raise WireError("length", f"expected {length} items, got {len(items)}")
+def _tables(members: dict[Stream, list[tuple[int, Sample]]]) -> list[tuple[Shape, list[Stream]]]:
+    """Streams of one shape together where they are short."""
+    shapes: dict[Shape, list[Stream]] = {}
+    for stream in members:
+        check_stream(stream)
+        shapes.setdefault(shape_of(stream), []).append(stream)
+    tables = []
+    for shape, streams in shapes.items():
+        if sum(len(members[stream]) for stream in streams) < SHARED_ROWS * len(streams):
+            tables.append((shape, streams))
+        else:
+            tables += [(shape, [stream]) for stream in streams]
+    return tables
+
+
+# Reading -------------------------------------------------------------------------------------------
+
+
+def _read_body(body: bytes) -> list[Any]:
+    """The items of a body, each of the right type, none longer than it may be."""
+    try:
+        items = msgpack.unpackb(
+            body, max_array_len=HEADS_MAX, max_map_len=0, max_ext_len=0, max_str_len=limits.NAME_BYTES
+        )
+    except (ValueError, msgpack.UnpackException) as error:
+        raise WireError("msgpack", str(error)[:200]) from error
+    if type(items) is not list or len(items) not in (len(PLAIN), len(PLAIN) + len(EXTRA)):
+        raise WireError("body", "not the items of a bundle")
+    if any(type(item) is not kind for item, kind in zip(items, PLAIN + EXTRA, strict=False)):
+        raise WireError("body", "an item of another type")
+    _, box, site, *_ = items
+    if not BOX_ID.fullmatch(box) or (site and not NAME.fullmatch(site)):
+        raise WireError("name", f"box {box!r}, site {site!r}")
     return items
+
+
+def _read_counters(numbers: Sequence[int]) -> Counters:
+    counters = Counters(*numbers)
+    if not 0 <= counters.epoch <= EPOCH_MAX or not all(0 <= n <= COUNTER_MAX for n in numbers[1:]):
+        raise WireError("counters", repr(counters))
+    return counters
+
+
+def _read_counts(reader: BitReader, sizes: Sequence[int], heads: int, ops: Operations) -> list[list[int]]:
+    """Rows of each stream, batch by batch."""
+    streams = sum(sizes)
+    if streams * heads > limits.BUNDLE_CELLS:
+        raise WireError("size", f"{streams} streams, {heads} batches")
+    flat = integers.decode(reader, streams * heads, ops).values
+    if len(ops.any_at_least(flat, limits.BUNDLE_ROWS + 1)) or len(
+        ops.any_at_least(ops.affine(flat, -1, 0), 1)
+    ):
+        raise WireError("counts", "no number of rows")
+    flat = list(map(int, flat))
+    counts = [flat[at : at + heads] for at in range(0, len(flat), heads)] if heads else []
+    rows = list(map(sum, counts))
+    if sum(rows) > limits.BUNDLE_ROWS or not all(rows) or len(rows) != streams:
+        raise WireError("counts", f"{sum(rows)} rows")
+    return counts
+
+
+def _whole_heads(
+    heads: Sequence[BatchHead], counts: Sequence[Sequence[int]], blobs: Sequence[Any]
+) -> tuple[BatchHead, ...]:
+    """Heads with their number of samples and their blobs."""
+    samples = map(sum, zip(*counts, strict=True)) if counts else [0] * len(heads)
+    whole = [replace(head, samples=count) for head, count in zip(heads, samples, strict=True)]
+    for item in blobs:
+        if type(item) is not list or len(item) != 2:
+            raise WireError("blob", "no pair")
+        index, blob = item
+        if type(index) is not int or type(blob) is not bytes or not 0 <= index < len(whole):
+            raise WireError("blob", f"of batch {index!r}"[:80])
+        whole[index] = replace(whole[index], blob=blob)
+    return tuple(whole)

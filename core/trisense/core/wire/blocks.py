@@ -1,0 +1,186 @@
+"""Tables to bits, and tables to the blocks of their streams."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Final
+
+from trisense.core import limits
+from trisense.core.errors import ValueRefused, WireError
+from trisense.core.model import Field, FieldType, Quality, Sample, Stream, Value, check_value
+from trisense.core.wire import integers, lists
+from trisense.core.wire.bits import BitReader, natural
+from trisense.core.wire.bundle import Block, Column
+from trisense.core.wire.columns import Table, decode_column, encode_column
+from trisense.core.wire.integers import Operations, Vector
+from trisense.core.wire.schema import Shape
+
+__all__ = ["Texts", "read_table", "write_table"]
+
+CODES: Final = frozenset(Quality) - {Quality.GOOD}
+ORDINAL_MAX: Final = 2**31 - 1
+
+
+class Texts:
+    """The text of a bundle: entries of dictionaries one after the other."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def read(self, lengths: Sequence[int]) -> list[str]:
+        """The next entries."""
+        ends = list(accumulate(lengths, initial=self._at))
+        if min(lengths, default=0) < 0 or max(lengths, default=0) > limits.TEXT_BYTES:
+            raise WireError("text_length", "no length of a text")
+        if ends[-1] > len(self._data):
+            raise WireError("truncated", "text runs past the end")
+        self._at = ends[-1]
+        try:
+            return [self._data[a:b].decode() for a, b in pairwise(ends)]
+        except UnicodeDecodeError as error:
+            raise WireError("text_encoding", str(error)) from error
+
+    def check_end(self) -> None:
+        """All has been read."""
+        if self._at != len(self._data):
+            raise WireError("length", f"{len(self._data) - self._at} bytes of text too many")
+
+
+def write_table(shape: Shape, rows: Sequence[Sample], texts: bytearray) -> str:
+    """Bits of a table's rows, stream after stream; its text is added to ``texts``.
+
+    Raises:
+        ValueRefused: a time, ordinal, value or quality code no bundle may carry.
+    """
+    table = Table(len(rows))
+    parts = [_write_times(shape, rows), _write_ordinals(rows)]
+    quality = _quality(shape, rows)
+    for at, (field, cells) in enumerate(
+        zip(shape.fields, zip(*(s.values for s in rows), strict=True), strict=True)
+    ):
+        values: Sequence[Value] = [check_value(cell, field.type) for cell in cells]
+        if field.type is FieldType.STR:
+            bits, values = _write_entries(values, texts)
+            parts.append(bits)
+        parts.append(encode_column(table, field.type, values, quality.get(at, {})))
+    return "".join(parts)
+
+
+def _write_times(shape: Shape, rows: Sequence[Sample]) -> str:
+    times = [row.time_ns for row in rows]
+    if min(times) < limits.TIME_MIN_NS or max(times) > limits.TIME_MAX_NS:
+        raise ValueRefused("time", f"{min(times)} to {max(times)} ns")
+    tick_ns = shape.tick_ns
+    if any(time_ns % tick_ns for time_ns in times):
+        raise ValueRefused("time", f"no multiple of {tick_ns} ns")
+    return integers.encode([time_ns // tick_ns for time_ns in times])
+
+
+def _write_ordinals(rows: Sequence[Sample]) -> str:
+    ordinals = [row.n for row in rows]
+    if not any(ordinals):
+        return "0"
+    if min(ordinals) < 0 or max(ordinals) > ORDINAL_MAX:
+        raise ValueRefused("ordinal", f"{min(ordinals)} to {max(ordinals)}")
+    return "1" + integers.encode(ordinals)
+
+
+def _quality(shape: Shape, rows: Sequence[Sample]) -> dict[int, dict[int, int]]:
+    """Field index to row to code."""
+    found: dict[int, dict[int, int]] = {}
+    for at, row in enumerate(rows):
+        last = -1
+        for index, code in row.quality:
+            if not last < index < len(shape.fields) or code not in CODES:
+                raise ValueRefused("quality", f"code {code} of field {index}")
+            found.setdefault(index, {})[at] = code
+            last = index
+    return found
+
+
+def _write_entries(values: Sequence[Value], texts: bytearray) -> tuple[str, list[Value]]:
+    """A dictionary in order of first appearance, and the column as its indices."""
+    place: dict[Value, Value] = {None: None}
+    lengths: list[int] = []
+    for value in values:
+        if isinstance(value, str) and value not in place:
+            place[value] = len(lengths)
+            encoded = value.encode()
+            lengths.append(len(encoded))
+            texts += encoded
+    return natural(len(lengths)) + integers.encode(lengths), [place[value] for value in values]
+
+
+def read_table(
+    reader: BitReader,
+    streams: Sequence[Stream],
+    counts: Sequence[Sequence[int]],
+    texts: Texts,
+    ops: Operations,
+) -> list[Block]:
+    """The block of each stream of one shape; ``counts``: its rows, batch by batch."""
+    fields, tick_ns = streams[0].fields, streams[0].tick_ns
+    sizes = list(map(sum, counts))
+    rows = sum(sizes)
+    if rows * len(fields) > limits.BUNDLE_CELLS:
+        raise WireError("size", f"{rows} rows of {len(fields)} fields")
+    table, begin = Table(rows), reader.position
+    times = _read_times(reader, tick_ns, rows, ops)
+    ordinals = ops.fill(rows, 0)
+    if reader.fixed(1):
+        ordinals = integers.decode(reader, rows, ops).values
+        _check_range(ordinals, 0, ORDINAL_MAX, "ordinal", ops)
+    columns = [_read_column(reader, table, field, texts, ops) for field in fields]
+    row_bytes = (reader.position - begin) / 8 / rows
+    blocks = []
+    for stream, own, (start, stop) in zip(streams, counts, _spans(sizes), strict=True):
+        pairs = tuple((index, count) for index, count in enumerate(own) if count)
+        cut = [column if stop - start == rows else _cut(column, start, stop) for column in columns]
+        size_bytes = row_bytes * (stop - start)
+        blocks.append(Block(stream, pairs, times[start:stop], ordinals[start:stop], tuple(cut), size_bytes))
+    return blocks
+
+
+def _spans(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    ends = list(accumulate(sizes, initial=0))
+    return list(pairwise(ends))
+
+
+def _read_times(reader: BitReader, tick_ns: int, rows: int, ops: Operations) -> Vector:
+    ticks = integers.decode(reader, rows, ops).values
+    _check_range(ticks, -(-limits.TIME_MIN_NS // tick_ns), limits.TIME_MAX_NS // tick_ns, "time", ops)
+    return ops.affine(ticks, tick_ns, 0)
+
+
+def _check_range(values: Vector, low: int, high: int, what: str, ops: Operations) -> None:
+    found = ops.limits(values)
+    if found is not None and not low <= found[0] <= found[1] <= high:
+        raise WireError("range", f"{what} {found[0]} to {found[1]}, not within {low} to {high}")
+
+
+def _read_column(reader: BitReader, table: Table, field: Field, texts: Texts, ops: Operations) -> Column:
+    if field.type is not FieldType.STR:
+        return decode_column(reader, table, field, ops)
+    size = reader.bounded(table.rows, "entries")
+    entries = texts.read(integers.decode(reader, size, lists).values)
+    column = decode_column(reader, table, field, ops)
+    gone = set(column.nulls)
+    indices = [0 if row in gone else int(index) for row, index in enumerate(column.values)]
+    if len(gone) < table.rows and not 0 <= min(indices) <= max(indices) < size:
+        raise WireError("range", "a text that the dictionary does not have")
+    values: list[Value] = [None if row in gone else entries[index] for row, index in enumerate(indices)]
+    return Column(field, values, column.nulls, column.quality)
+
+
+def _cut(column: Column, start: int, stop: int) -> Column:
+    """Rows ``start`` to ``stop`` of a column."""
+    nulls = column.nulls
+    if nulls:
+        nulls = [row - start for row in nulls[bisect_left(nulls, start) : bisect_left(nulls, stop)]]
+    quality: Mapping[int, int] = column.quality
+    if quality:
+        quality = {row - start: code for row, code in quality.items() if start <= row < stop}
+    return Column(column.field, column.values[start:stop], nulls, quality)

@@ -1,0 +1,335 @@
+"""Columns of integers to bits.
+
+A column is written as its first value, what all steps share (their greatest common divisor), an
+order, and one residual for each further row: the value itself (order 0), its difference to the row
+before (1) or the difference of that (2), less a weighted sum of the same of other columns, less a
+centre. Residuals are zig-zagged and written with the cheapest code of the family, low bits apart;
+where most are zero, the gaps between the others are written. Few distinct values become a
+dictionary when that is shorter. ``decode`` is the other way.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import gcd, log2
+from operator import mul, sub
+from typing import Any, Final, Protocol, TypeAlias
+
+from trisense.core import limits
+from trisense.core.errors import WireError
+from trisense.core.wire import lists, tables
+from trisense.core.wire.bits import NUMBER_BITS, BitReader, fixed, integer, natural, plane, zigzag
+
+__all__ = [
+    "DENSE",
+    "DICTIONARY",
+    "ORDERS",
+    "SPARSE",
+    "ZERO",
+    "Rest",
+    "Weights",
+    "decode",
+    "decode_small",
+    "encode",
+    "encode_naturals",
+    "estimate",
+    "rebase",
+]
+
+ORDERS: Final = 3
+DICTIONARY: Final = 3
+"""Written where an order would be."""
+ZERO, DENSE, SPARSE = 0, 1, 2
+"""How a row of naturals is written."""
+SPARSE_SHARE: Final = 0.6
+"""Of non-zero residuals: above it, no code is tried that skips the zeros."""
+TABLE_BITS: Final = 6
+SHIFT_BITS: Final = 7
+DICTIONARY_SHARE: Final = 3
+"""A dictionary is tried where values repeat so often on average."""
+
+Vector: TypeAlias = Any
+"""A list of integers, or an int64 array: whatever the operations work on."""
+
+
+class Operations(Protocol):
+    """What the modules ``lists`` and ``arrays`` have in common.
+
+    Those of ``arrays`` raise OverflowError where they cannot prove that int64 holds the result.
+    """
+
+    def symbols(self, reader: BitReader, count: int, table: int) -> Vector: ...
+    def plane(self, reader: BitReader, count: int, width: int) -> Vector: ...
+    def fill(self, count: int, value: int) -> Vector: ...
+    def any_at_least(self, values: Vector, bound: int) -> Vector: ...
+    def place(self, base: Vector, rows: Vector, values: Vector) -> Vector: ...
+    def joined(self, tops: Vector, lows: Vector, shift: int) -> Vector: ...
+    def centred(self, naturals: Vector, centre: int) -> Vector: ...
+    def cumulate(self, first: int, steps: Vector) -> Vector: ...
+    def concat(self, first: int, rest: Vector) -> Vector: ...
+    def differences(self, values: Vector, order: int) -> Vector: ...
+    def weighted(self, parts: Sequence[Vector], weights: Sequence[int], shift: int) -> Vector: ...
+    def add(self, left: Vector, right: Vector) -> Vector: ...
+    def affine(self, values: Vector, step: int, first: int) -> Vector: ...
+    def take(self, values: Vector, rows: Vector) -> Vector: ...
+    def rows_by(self, keys: Sequence[Vector]) -> Vector: ...
+    def unsorted(self, values: Vector, order: Vector) -> Vector: ...
+    def limits(self, values: Vector) -> tuple[int, int] | None: ...
+    def sizes(self, values: Vector) -> Vector: ...
+    def filled(self, values: Vector, nulls: Sequence[int], rows: int) -> Vector: ...
+    def spread(self, values: Any, nulls: Sequence[int], rows: int) -> Any: ...
+    def vector(self, values: list[int]) -> Vector: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A prediction from other columns: (sum of weight x column) >> shift, rounded."""
+
+    columns: tuple[Sequence[int], ...]
+    """Rebased: the first row of each is 0."""
+    weights: tuple[int, ...]
+    shift: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """A column less its first value, over what the steps share."""
+
+    first: int
+    step: int
+    values: Sequence[int]
+    """The first is 0."""
+
+
+def rebase(values: Sequence[int]) -> Rest:
+    """First value and common step taken out; at least one value."""
+    first = values[0]
+    rest = [value - first for value in values]
+    step = gcd(*rest)
+    if step > 1:
+        rest = [value // step for value in rest]
+    return Rest(first, max(step, 1), rest)
+
+
+def encode(values: Sequence[int], rest: Rest | None = None, weights: Weights | None = None) -> str:
+    """Bits of a column; nothing for no values, one number for one. ``rest``: the column rebased."""
+    if not values:
+        return ""
+    if len(values) == 1:
+        return integer(values[0])
+    rest = rest or rebase(values)
+    head = integer(rest.first) + natural(rest.step - 1)
+    best = encode_rest(rest.values, weights)
+    distinct = set(rest.values)
+    if weights is None and len(values) >= DICTIONARY_SHARE * len(distinct) > DICTIONARY_SHARE:
+        best = min(best, _encode_dictionary(rest.values, sorted(distinct)), key=len)
+    return head + best
+
+
+def _encode_dictionary(values: Sequence[int], entries: Sequence[int]) -> str:
+    place = {value: at for at, value in enumerate(entries)}
+    first, *rest = [place[value] for value in values]
+    places = encode_rest([value - first for value in (first, *rest)])
+    return fixed(DICTIONARY, 2) + natural(len(entries) - 2) + encode(entries) + natural(first) + places
+
+
+def encode_rest(values: Sequence[int], weights: Weights | None = None) -> str:
+    """Order and residuals of a rebased column of two values at least."""
+    forms = []
+    for order in range(min(ORDERS, len(values))):
+        steps = lists.differences(values, order)
+        if weights is not None:
+            parts = [lists.differences(column, order) for column in weights.columns]
+            steps = list(map(sub, steps, lists.weighted(parts, weights.weights, weights.shift)))
+        centre = sorted(steps)[len(steps) // 2]
+        naturals = [zigzag(step - centre) for step in steps]
+        lead = integer(values[1]) if order == 2 else ""
+        forms.append((estimate(naturals), order, lead + integer(centre), naturals))
+    _, order, head, naturals = min(forms)
+    return fixed(order, 2) + head + encode_naturals(naturals)
+
+
+def estimate(naturals: Sequence[int]) -> float:
+    """Roughly the bits that ``encode_naturals`` will take; quick."""
+    count = len(naturals)
+    zeros = naturals.count(0)
+    others = count - zeros
+    if not others:
+        return 0.0
+    mean = sum(naturals) / others
+    bits = others * (log2(mean) + 1.44)
+    if zeros:
+        share = zeros / count
+        bits -= count * (share * log2(share) + (1 - share) * log2(1 - share))
+    return bits
+
+
+def encode_naturals(values: Sequence[int]) -> str:
+    """Bits of naturals whose number the reader knows."""
+    others = [value - 1 for value in values if value]
+    if not others:
+        return fixed(ZERO, 2)
+    best = fixed(DENSE, 2) + _dense(values)
+    if len(others) < SPARSE_SHARE * len(values):
+        places = [row for row, value in enumerate(values) if value]
+        gaps = [after - before - 1 for before, after in zip([-1, *places], places, strict=False)]
+        other = fixed(SPARSE, 2) + natural(len(others) - 1) + _dense(gaps) + _flat_or_dense(others)
+        best = min(best, other, key=len)
+    return best
+
+
+def _flat_or_dense(values: Sequence[int]) -> str:
+    return "1" + _dense(values) if any(values) else "0"
+
+
+def _dense(values: Sequence[int]) -> str:
+    """Table, shift, code words, escapes, low bits."""
+    table, shift = _choose(values)
+    words = tables.code(table).words
+    tops = [value >> shift for value in values] if shift else values
+    head = fixed(table, TABLE_BITS) + fixed(shift, SHIFT_BITS)
+    low = plane(values, shift)
+    if max(tops) < tables.ESCAPE:
+        return head + "".join([words[top] for top in tops]) + low
+    escaped = [top - tables.ESCAPE for top in tops if top >= tables.ESCAPE]
+    width = max(max(escaped).bit_length(), 1)
+    body = "".join([words[min(top, tables.ESCAPE)] for top in tops])
+    return head + body + fixed(width - 1, TABLE_BITS) + plane(escaped, width) + low
+
+
+def _choose(values: Sequence[int]) -> tuple[int, int]:
+    """The cheapest (table, shift), tried around what the mean suggests."""
+    counts = Counter(values)
+    largest = max(counts)
+    # What escapes must fit the 64 bits that its width can say.
+    likely = max(int(log2(sorted(values)[len(values) // 2] / 8 + 1)), largest.bit_length() - 64)
+    best = (float("inf"), 0, 0)
+    for shift in (likely, likely + 1, likely + 2):
+        histogram = [0] * (min(largest >> shift, tables.ESCAPE) + 1)
+        for value, count in counts.items():
+            histogram[min(value >> shift, tables.ESCAPE)] += count
+        bits = len(values) * shift
+        if len(histogram) > tables.ESCAPE:
+            bits += histogram[tables.ESCAPE] * ((largest >> shift) - tables.ESCAPE).bit_length()
+        mean = sum(map(mul, histogram, range(len(histogram)))) / len(values)
+        for table in tables.near(mean):
+            best = min(best, (bits + sum(map(mul, histogram, tables.code(table).lengths)), table, shift))
+        if len(histogram) < tables.ESCAPE // 3:
+            break
+    return best[1], best[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A column, and what of it other columns may refer to."""
+
+    values: Vector
+    rest: Vector | None
+    """Rebased: the first is 0. None: its span is beyond 64 bits, no column may refer to it."""
+
+
+def decode(reader: BitReader, count: int, ops: Operations, weights: Weights | None = None) -> Decoded:
+    """A column of ``count`` integers within 64 bits; the caller has bounded ``count``.
+
+    Raises:
+        WireError: no column, or a value beyond 64 bits.
+    """
+    start = reader.position
+    if ops is not lists:
+        try:
+            return _decode(reader, count, weights, ops)
+        except OverflowError:
+            # Rare: differences of full-range integers. Python's own have no bounds.
+            reader.position = start
+    plain = weights and replace(weights, columns=tuple(list(map(int, c)) for c in weights.columns))
+    wide = _decode(reader, count, plain, lists)
+    found = lists.limits(wide.values)
+    if found is not None and not limits.INT_MIN <= found[0] <= found[1] <= limits.INT_MAX:
+        raise WireError("range", "an integer beyond 64 bits")
+    rest = wide.rest or []
+    fits = max(map(abs, rest), default=0) <= limits.INT_MAX
+    return Decoded(ops.vector(wide.values), ops.vector(rest) if fits else None)
+
+
+def _decode(reader: BitReader, count: int, weights: Weights | None, ops: Operations) -> Decoded:
+    if not count:
+        return Decoded(ops.fill(0, 0), ops.fill(0, 0))
+    first = reader.integer()
+    if count == 1:
+        return Decoded(ops.fill(1, first), ops.fill(1, 0))
+    step = reader.natural() + 1
+    order = reader.fixed(2)
+    if order == DICTIONARY:
+        size = reader.natural() + 2
+        if size * DICTIONARY_SHARE > count:
+            raise WireError("range", f"a dictionary of {size} for {count} rows")
+        entries = _decode(reader, size, None, ops).values
+        place, order = reader.natural(), reader.fixed(2)
+        if order == DICTIONARY:
+            raise WireError("kind", "a dictionary of a dictionary")
+        places = ops.affine(_decode_rest(reader, count, order, None, ops), 1, place)
+        if len(ops.any_at_least(places, size)) or len(ops.any_at_least(ops.affine(places, -1, 0), 1)):
+            raise WireError("range", "an entry that the dictionary does not have")
+        rest = ops.take(entries, places)
+    else:
+        rest = _decode_rest(reader, count, order, weights, ops)
+    return Decoded(ops.affine(rest, step, first), rest)
+
+
+def _decode_rest(
+    reader: BitReader, count: int, order: int, weights: Weights | None, ops: Operations
+) -> Vector:
+    second = reader.integer() if order == 2 else 0
+    centre = reader.integer()
+    steps = ops.centred(decode_naturals(reader, count - max(order, 1), ops), centre)
+    if weights is not None:
+        parts = [ops.differences(column, order) for column in weights.columns]
+        steps = ops.add(steps, ops.weighted(parts, weights.weights, weights.shift))
+    if order == 0:
+        return ops.concat(0, steps)
+    return ops.cumulate(0, steps if order == 1 else ops.cumulate(second, steps))
+
+
+def decode_small(reader: BitReader, count: int, ops: Operations) -> Vector:
+    """Naturals that must fit 64 bits.
+
+    Raises:
+        WireError: none, or a larger one.
+    """
+    try:
+        values = decode_naturals(reader, count, ops)
+    except OverflowError as error:
+        raise WireError("range", "a natural beyond 64 bits") from error
+    if len(ops.any_at_least(values, limits.INT_MAX)):
+        raise WireError("range", "a natural beyond 64 bits")
+    return values
+
+
+def decode_naturals(reader: BitReader, count: int, ops: Operations) -> Vector:
+    kind = reader.fixed(2)
+    if kind == ZERO:
+        return ops.fill(count, 0)
+    if kind == DENSE:
+        return _decode_dense(reader, count, ops)
+    if kind != SPARSE or not count:
+        raise WireError("kind", f"naturals of kind {kind}")
+    others = reader.bounded(count - 1, "rows") + 1
+    rows = ops.cumulate(-1, ops.affine(_decode_dense(reader, others, ops), 1, 1))[1:]
+    if rows[-1] >= count:
+        raise WireError("range", f"row {rows[-1]} of {count}")
+    values = _decode_dense(reader, others, ops) if reader.fixed(1) else ops.fill(others, 0)
+    return ops.place(ops.fill(count, 0), rows, ops.affine(values, 1, 1))
+
+
+def _decode_dense(reader: BitReader, count: int, ops: Operations) -> Vector:
+    table, shift = reader.fixed(TABLE_BITS), reader.fixed(SHIFT_BITS)
+    if table >= tables.TABLES or shift > NUMBER_BITS:
+        raise WireError("range", f"table {table}, shift {shift}")
+    tops = ops.symbols(reader, count, table)
+    escaped = ops.any_at_least(tops, tables.ESCAPE)
+    if len(escaped):
+        width = reader.fixed(TABLE_BITS) + 1
+        tops = ops.place(tops, escaped, ops.plane(reader, len(escaped), width))
+    return ops.joined(tops, ops.plane(reader, count, shift), shift) if shift else tops

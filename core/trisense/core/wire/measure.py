@@ -1,0 +1,253 @@
+"""What the wire format makes of a CSV file: size, speed, and proof that nothing changes."""
+
+from __future__ import annotations
+
+import csv
+import re
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from pathlib import Path
+from time import process_time
+from typing import Final
+
+import msgpack
+from trisense.core import limits
+from trisense.core.errors import TrisenseError
+from trisense.core.model import (
+    NAME,
+    Batch,
+    BatchClass,
+    ClockState,
+    Counters,
+    Field,
+    FieldType,
+    Layer,
+    Sample,
+    Stream,
+    Value,
+    batch_hash,
+)
+from trisense.core.wire.bundle import Header
+from trisense.core.wire.codec import pack, unpack
+
+__all__ = ["CsvError", "Measurement", "Series", "measure", "read_csv"]
+
+LONG_COLUMNS: Final = ["sensor", "metric", "value"]
+BOX, SITE, MEASUREMENT = "kx-001", "kx", "csv"
+EPOCH: Final = 0x9E37_79B9_7F4A_7C15
+"""As random as a real one: a round number would pack better than the truth."""
+TICK_NS: Final = 1_000_000
+START: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class CsvError(TrisenseError):
+    """A file that cannot be measured: which, where, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One stream and all its rows."""
+
+    stream: Stream
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """The outcome for one file."""
+
+    file: str
+    batch: int
+    readings: int
+    """Value cells that are not empty; time, row number, sensor and metric are no values."""
+    raw_bytes_per_reading: float
+    """The same rows as plain MessagePack, uncompressed, names once a bundle."""
+    compressed_bytes_per_reading: float
+    """Whole payloads as published: identity, counters, hash, names and checksum included."""
+    pack_per_s: float
+    unpack_per_s: float
+    exact: bool
+    """Whether every time and value came back to the bit."""
+
+
+def measure(path: Path, batch_rows: int, progress: Callable[[float], None] = lambda _: None) -> Measurement:
+    """Pack a file, ``batch_rows`` rows of each stream a bundle; ``progress`` gets the share done.
+
+    Raises:
+        CsvError: the file cannot be read as a table of readings.
+        WireError: so many rows do not fit a bundle.
+    """
+    series = read_csv(path)
+    longest = max(len(one.samples) for one in series)
+    readings = raw = packed = 0
+    pack_s = unpack_s = 0.0
+    exact = True
+    committed = 0
+    for seq, start in enumerate(range(0, longest, batch_rows), 1):
+        samples = tuple(chain.from_iterable(one.samples[start : start + batch_rows] for one in series))
+        batch = Batch(EPOCH, seq, BatchClass.DATA, ClockState(), samples, batch_hash(samples))
+        committed += len(samples)
+        header = Header(BOX, SITE, Counters(EPOCH, seq + 1, seq, committed))
+        before = process_time()
+        payload = pack(header, [batch])
+        between = process_time()
+        bundle = unpack(payload)
+        unpack_s += process_time() - between
+        pack_s += between - before
+        readings += sum(value is not None for sample in samples for value in sample.values)
+        raw += len(_raw(header, batch))
+        packed += len(payload)
+        exact = exact and bundle.counters == header.counters and _same(bundle.batches(), batch)
+        progress(min((start + batch_rows) / longest, 1.0))
+    if not readings:
+        raise CsvError(f"{path}: no value in any row")
+    return Measurement(
+        path.name,
+        batch_rows,
+        readings,
+        round(raw / readings, 4),
+        round(packed / readings, 4),
+        round(readings / max(pack_s, 1e-9)),
+        round(readings / max(unpack_s, 1e-9)),
+        exact,
+    )
+
+
+def _raw(header: Header, batch: Batch) -> bytes:
+    names = {s.stream.key: [field.name for field in s.stream.fields] for s in batch.samples}
+    rows = [
+        [*s.stream.key, s.time_ns, s.n, *s.values] if len(names) > 1 else [s.time_ns, s.n, *s.values]
+        for s in batch.samples
+    ]
+    body: bytes = msgpack.packb([header.box, batch.epoch, batch.seq, batch.hash, list(names.items()), rows])
+    return body
+
+
+def _same(batches: Sequence[Batch], sent: Batch) -> bool:
+    """Equal, and equal in every bit of every float; samples of a stream in their order."""
+    if len(batches) != 1:
+        return False
+    (got,) = batches
+    if replace(got, samples=()) != replace(sent, samples=()) or len(got.samples) != len(sent.samples):
+        return False
+    return all(
+        a.stream == b.stream
+        and (a.time_ns, a.n, a.quality) == (b.time_ns, b.n, b.quality)
+        and all(map(_same_value, a.values, b.values))
+        for a, b in zip(got.samples, sent.samples, strict=True)
+    )
+
+
+def _same_value(a: Value, b: Value) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return struct.pack("<d", a) == struct.pack("<d", b)
+    return type(a) is type(b) and a == b
+
+
+# Reading a CSV file --------------------------------------------------------------------------------
+
+
+def read_csv(path: Path) -> list[Series]:
+    """Streams of a file: one of all columns, or one per sensor and metric of a long file.
+
+    Raises:
+        CsvError: no table, no times, a cell that is no reading.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            rows = list(csv.reader(lines, strict=True))
+    except OSError as error:
+        raise CsvError(f"{path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CsvError(f"{path}: expected UTF-8 CSV, {error}") from error
+    if len(rows) < 2:
+        raise CsvError(f"{path}: expected a header and rows, got {len(rows)} lines")
+    head, body = rows[0], [row for row in rows[1:] if row]
+    for number, row in enumerate(rows[1:], 2):
+        if row and len(row) != len(head):
+            raise CsvError(f"{path}: line {number}: expected {len(head)} cells, got {len(row)}")
+    if len(head) < 2:
+        raise CsvError(f"{path}: expected a time and at least one column of values")
+    times = _times(path, [row[0] for row in body])
+    if head[1:] == LONG_COLUMNS:
+        return list(_long(path, body, times))
+    fields = [_name(path, title) for title in head[1:]]
+    if len(set(fields)) < len(fields):
+        raise CsvError(f"{path}: two columns have one name")
+    columns = [_typed(path, title, [row[at] for row in body]) for at, title in enumerate(head[1:], 1)]
+    device = _name(path, path.stem)
+    return [_series(device, MEASUREMENT, fields, times, columns)]
+
+
+def _long(path: Path, body: Sequence[Sequence[str]], times: Sequence[int]) -> Iterator[Series]:
+    groups: dict[tuple[str, str], list[int]] = {}
+    for at, row in enumerate(body):
+        groups.setdefault((_name(path, row[1]), _name(path, row[2])), []).append(at)
+    for (sensor, metric), members in groups.items():
+        column = _typed(path, f"{sensor} {metric}", [body[at][3] for at in members])
+        yield _series(sensor, metric, ["value"], [times[at] for at in members], [column])
+
+
+def _series(
+    device: str,
+    measurement: str,
+    names: Sequence[str],
+    times: Sequence[int],
+    columns: Sequence[tuple[FieldType, Sequence[Value]]],
+) -> Series:
+    fields = tuple(Field(name, type=type_) for name, (type_, _) in zip(names, columns, strict=True))
+    stream = Stream(device, measurement, Layer.GROUND, fields, tick_ns=TICK_NS)
+    seen: Counter[int] = Counter()
+    samples = []
+    for time_ns, values in zip(times, zip(*(v for _, v in columns), strict=True), strict=True):
+        samples.append(Sample(stream, time_ns, values, seen[time_ns]))
+        seen[time_ns] += 1
+    return Series(stream, tuple(samples))
+
+
+def _name(path: Path, text: str) -> str:
+    """A title as a name of ours: small letters, digits, ``_`` and ``-``."""
+    name = re.sub(r"[^a-z0-9_-]+", "_", text.strip().lower()).lstrip("_-")[: limits.NAME_BYTES]
+    if not NAME.fullmatch(name):
+        raise CsvError(f"{path}: {text!r} gives no name")
+    return name
+
+
+def _times(path: Path, cells: Sequence[str]) -> list[int]:
+    """ISO 8601 (UTC where no zone is told) or whole numbers; a number counts ticks from 1970."""
+    if all(cell.isascii() and cell.isdigit() for cell in cells):
+        return [int(cell) * TICK_NS for cell in cells]
+    times = []
+    for line, cell in enumerate(cells, 2):
+        try:
+            moment = datetime.fromisoformat(cell)
+        except ValueError as error:
+            raise CsvError(f"{path}: line {line}: expected a time or a row number, got {cell!r}") from error
+        passed = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - START
+        if passed % timedelta(milliseconds=1):
+            raise CsvError(f"{path}: line {line}: expected whole milliseconds, got {cell!r}")
+        times.append(passed // timedelta(milliseconds=1) * TICK_NS)
+    return times
+
+
+def _typed(path: Path, title: str, cells: Sequence[str]) -> tuple[FieldType, list[Value]]:
+    """A column of whole numbers is int, of numbers float, of anything else text."""
+    filled = [cell for cell in cells if cell]
+    for type_, kind in ((FieldType.INT, int), (FieldType.FLOAT, float)):
+        try:
+            numbers = [kind(cell) if cell else None for cell in cells]
+        except ValueError:
+            continue
+        if type_ is FieldType.INT and any(
+            not limits.INT_MIN <= int(cell) <= limits.INT_MAX for cell in filled
+        ):
+            continue
+        wrong = next((n for n in numbers if n is not None and n - n != 0), None)
+        if wrong is not None:
+            raise CsvError(f"{path}: column {title}: {wrong} is no reading")
+        return type_, list(numbers)
+    return FieldType.STR, [cell or None for cell in cells]

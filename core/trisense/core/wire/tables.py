@@ -1,0 +1,147 @@
+"""The prefix codes of version 1: four shapes of distribution, each at a row of scales.
+
+A column of 300 residuals is too short to carry a code of its own, so codes are chosen from a fixed
+family by six bits. They are computed with additions, multiplications and divisions of doubles only,
+hence equal on every machine; a test pins their digest. Changing anything here is another version.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import fsum
+from typing import Final
+
+__all__ = ["CODE_BITS", "ESCAPE", "TABLES", "Code", "code", "lookup", "near", "prefix_lengths"]
+
+ESCAPE: Final = 48
+"""Symbol that stands for all larger ones; the symbols are 0 to ESCAPE."""
+CODE_BITS: Final = 15
+"""No code word is longer."""
+FLOOR: Final = 2.0**-13
+ESCAPE_FLOOR: Final = 2.0**-11
+SCALES: Final = 13
+SHAPES: Final = 4
+TABLES: Final = SCALES * SHAPES
+TAIL: Final = 800
+"""Symbols that the tail beyond ESCAPE is summed over."""
+
+
+class Code:
+    """One prefix code, and the mean symbol of the distribution that it is best for."""
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self.lengths = tuple(prefix_lengths(weights))
+        self.words = _canonical(self.lengths)
+        self.mean = fsum(symbol * weight for symbol, weight in enumerate(weights)) / fsum(weights)
+
+
+def prefix_lengths(weights: Sequence[float]) -> list[int]:
+    """Lengths of a Huffman code; equal weights are joined in the order of their making."""
+    heap: list[tuple[float, int, tuple[int, ...]]] = [(w, i, (i,)) for i, w in enumerate(weights)]
+    heapq.heapify(heap)
+    lengths = [0] * len(weights)
+    made = len(weights)
+    while len(heap) > 1:
+        low, high = heapq.heappop(heap), heapq.heappop(heap)
+        members = low[2] + high[2]
+        for symbol in members:
+            lengths[symbol] += 1
+        heapq.heappush(heap, (low[0] + high[0], made, members))
+        made += 1
+    return lengths
+
+
+@lru_cache(maxsize=TABLES)
+def code(index: int) -> Code:
+    """The code of a table index, 0 to TABLES - 1: shape by shape, scales rising."""
+    return Code(_weights(index))
+
+
+@lru_cache(maxsize=1)
+def _means() -> list[list[float]]:
+    return [[code(shape * SCALES + step).mean for step in range(SCALES)] for shape in range(SHAPES)]
+
+
+def near(mean: float) -> list[int]:
+    """The tables worth trying for symbols of that mean: of each shape those around it."""
+    found = []
+    for shape, means in enumerate(_means()):
+        at = shape * SCALES + min(max(bisect_left(means, mean) - 2, 0), SCALES - 3)
+        found += [at, at + 1, at + 2]
+    return found
+
+
+@lru_cache(maxsize=TABLES)
+def lookup(index: int) -> tuple[bytes, bytes]:
+    """For each window of CODE_BITS bits: length of the code word it begins with, and its symbol."""
+    lengths, symbols = bytearray(1 << CODE_BITS), bytearray(1 << CODE_BITS)
+    for symbol, word in enumerate(code(index).words):
+        free = CODE_BITS - len(word)
+        start = int(word, 2) << free
+        lengths[start : start + (1 << free)] = bytes([len(word)]) * (1 << free)
+        symbols[start : start + (1 << free)] = bytes([symbol]) * (1 << free)
+    return bytes(lengths), bytes(symbols)
+
+
+def _weights(index: int) -> list[float]:
+    shape, step = divmod(index, SCALES)
+    scale = 0.12 * 2.0 ** (step // 2) * (1.4142135623730951 if step % 2 else 1.0)
+    if shape == 0:
+        return _normal(_laplace(scale))
+    if shape == 1:
+        return _normal(_geometric(scale))
+    if shape == 2:
+        near, far = _normal(_laplace(scale)), _normal(_laplace(scale * 8))
+        return [0.9 * a + 0.1 * b for a, b in zip(near, far, strict=True)]
+    return _normal(_gauss(scale * 4))
+
+
+def _laplace(scale: float) -> Callable[[int], float]:
+    """Two-sided: a symbol is a zig-zag number, equally likely on both sides."""
+    ratio = scale / (1 + scale)
+    return lambda symbol: _power(ratio, (symbol + 1) // 2)
+
+
+def _geometric(scale: float) -> Callable[[int], float]:
+    ratio = scale / (1 + scale)
+    return lambda symbol: _power(ratio, symbol)
+
+
+def _gauss(scale: float) -> Callable[[int], float]:
+    # (1 - 1/(2 s^2)) ** (a * a) stands for exp(-a^2 / (2 s^2)), without the platform's exp.
+    ratio = 1 / (1 + 1 / (2 * scale * scale))
+    return lambda symbol: _power(ratio, ((symbol + 1) // 2) ** 2)
+
+
+def _power(base: float, exponent: int) -> float:
+    """By squaring: the same double everywhere, which the platform's pow does not promise."""
+    result = 1.0
+    while exponent:
+        if exponent & 1:
+            result *= base
+        base *= base
+        exponent >>= 1
+    return result
+
+
+def _normal(weight: Callable[[int], float]) -> list[float]:
+    weights = [weight(symbol) for symbol in range(ESCAPE)]
+    # fsum rounds once; sum() of doubles is not the same in every Python.
+    tail = fsum(weight(symbol) for symbol in range(ESCAPE, TAIL))
+    whole = fsum(weights) + tail
+    return [max(w / whole, FLOOR) for w in weights] + [max(tail / whole, ESCAPE_FLOOR)]
+
+
+def _canonical(lengths: Sequence[int]) -> tuple[str, ...]:
+    """Code words in the order of (length, symbol)."""
+    words = [""] * len(lengths)
+    word, last = 0, 0
+    for length, symbol in sorted((n, s) for s, n in enumerate(lengths)):
+        word <<= length - last
+        words[symbol] = format(word, f"0{length}b")
+        word += 1
+        last = length
+    return tuple(words)
