@@ -269,6 +269,17 @@ async def test_rows_hold_what_the_streams_promise(tmp_path: Path) -> None:
             check_value(value, fields[name])
 
 
+async def test_a_peek_shows_the_newest_scene_and_takes_nothing(tmp_path: Path) -> None:
+    assert await (await looking(tmp_path)).peek() == []
+    for scene in (CLEAR, MIXED):
+        shutil.copy(scene, tmp_path)
+    driver = await looking(tmp_path)
+
+    assert scene_ids(await driver.peek()) == [MIXED.stem]
+    assert scene_ids(await driver.read()) == [CLEAR.stem, MIXED.stem]
+    assert scene_ids(await driver.peek()) == [MIXED.stem]
+
+
 async def test_a_restart_reads_nothing_twice(tmp_path: Path) -> None:
     shutil.copy(CLEAR, tmp_path)
     assert await (await looking(tmp_path)).read()

@@ -165,6 +165,16 @@ class PolledDriver(Driver[Config]):
             DeviceError: this read failed; after LineError the runtime closes and connects again.
         """
 
+    async def peek(self) -> Sequence[Observed]:
+        """Show what the device says, for ``edge check --read``; takes nothing away from ``read``.
+
+        A driver whose source gives each thing only once has its own.
+
+        Raises:
+            DeviceError: as ``read``.
+        """
+        return await self.read()
+
 
 class StreamingDriver(Driver[Config]):
     kind = "streaming"

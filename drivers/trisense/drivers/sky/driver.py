@@ -160,6 +160,15 @@ class NdviScenes(PolledDriver[Config]):
             raise self._trouble.popleft()
         return found
 
+    async def peek(self) -> Sequence[Observed]:
+        """The rows of the newest scene, read or not; nothing is written down.
+
+        Raises:
+            FrameError: it is damaged.
+            LineError: the folder is gone.
+        """
+        return await asyncio.to_thread(self._newest)
+
     def _open(self) -> None:
         with self._one_at_a_time:
             if not self.config.folder.is_dir():
@@ -174,7 +183,9 @@ class NdviScenes(PolledDriver[Config]):
         with self._one_at_a_time:
             if self._scenes is None:
                 raise LineError(str(self.config.folder), "not connected")
-            for path, stat in self._fresh(self._scenes):
+            for path, stat in self._settled():
+                if self._scenes.unchanged(path.name, stat) or self._known_bad(path, stat):
+                    continue
                 try:
                     sha256, frame = self._read_one(path, stat)
                 except FrameError as error:
@@ -189,6 +200,17 @@ class NdviScenes(PolledDriver[Config]):
             if read:
                 self._scenes.note(read)
             self._ready.extend(found)
+
+    def _newest(self) -> list[Observed]:
+        found = list(self._settled())
+        if not found:
+            return []
+        path, stat = found[-1]
+        sha256, frame = self._read_one(path, stat)
+        return rows(frame, scene=path.stem, sha256=sha256)
+
+    def _known_bad(self, path: Path, stat: os.stat_result) -> bool:
+        return self._damaged.get(path.name) == (stat.st_size, stat.st_mtime_ns)
 
     def _read_one(self, path: Path, stat: os.stat_result) -> tuple[str, Frame]:
         """Digest and content of one scene.
@@ -208,8 +230,8 @@ class NdviScenes(PolledDriver[Config]):
             raise FrameError(self.config.name, f"{path.name}: changed while it was read")
         return sha256, frame
 
-    def _fresh(self, scenes: Scenes) -> Iterator[tuple[Path, os.stat_result]]:
-        """Files that are neither read nor known to be damaged, by name, so mostly by time."""
+    def _settled(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """Scene files that have not changed for ``settle_s``, by name, so mostly by time."""
         try:
             with os.scandir(self.config.folder) as entries:
                 listed = list(islice(entries, FOLDER_FILES + 1))
@@ -228,7 +250,5 @@ class NdviScenes(PolledDriver[Config]):
                 stat = path.stat()
             except OSError:
                 continue  # gone again between the listing and the look
-            if stat.st_mtime_ns > settled_ns or scenes.unchanged(name, stat):
-                continue
-            if self._damaged.get(name) != (stat.st_size, stat.st_mtime_ns):
+            if stat.st_mtime_ns <= settled_ns:
                 yield path, stat
