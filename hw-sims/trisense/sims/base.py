@@ -46,7 +46,7 @@ FIFO_BYTES: Final = 16
 """Bytes handed over at once on a pty, as a UART with the usual FIFO does."""
 LOOK_S: Final = 0.05
 """A pty does not tell when its other side is opened: look this often."""
-OPENING_S: Final = 0.1
+OPENING_S: Final = 0.5
 """A host that opens a port throws away what it finds there: what is said so early is told to nobody."""
 
 
