@@ -240,7 +240,8 @@ class Camera:
     def sees(self, y: np.ndarray, *, repeated: bool = False) -> str:
         self.now_s += self._step_s
         digest = "same" if repeated else str(next(self._count))
-        return self._watch.judge(measure(y), digest, self.now_s).look
+        hour_of_day = int(self.now_s // 3600 % 24)
+        return self._watch.judge(measure(y), digest, self.now_s, hour_of_day=hour_of_day).look
 
     @property
     def state(self) -> str:
@@ -331,7 +332,7 @@ def test_softer_than_its_usual_is_blurred_though_no_fixed_limit_says_so() -> Non
         soft = (soft + np.roll(soft, 1, axis) + np.roll(soft, -1, axis)) / 3
     y = (soft + np.random.default_rng(5).normal(0, 0.7, soft.shape)).astype(np.uint8)
 
-    assert Watch().judge(measure(y), "x", NOON_S).look == "normal"
+    assert Watch().judge(measure(y), "x", NOON_S, hour_of_day=12).look == "normal"
     assert camera.sees(y) == "blurred"
 
 
@@ -354,7 +355,7 @@ def test_what_is_flat_in_the_baseline_too_is_not_occluded() -> None:
     assert camera.sees(covered(1, 60)) == "normal"
 
     assert camera.sees(covered(50, 80)) == "normal"
-    assert Watch().judge(measure(covered(50, 80)), "x", NOON_S).look == "occluded"
+    assert Watch().judge(measure(covered(50, 80)), "x", NOON_S, hour_of_day=12).look == "occluded"
 
 
 def test_one_bad_picture_does_not_change_the_state() -> None:

@@ -183,7 +183,7 @@ class HttpCamera(PolledDriver[Config]):
         data = await self._fetch()
         if not data.startswith(SOI):
             raise FrameError(self.config.name, "expected a JPEG", data[:64])
-        return await asyncio.to_thread(self._judge, data, time.time(), time.monotonic())
+        return await asyncio.to_thread(self._judge, data, time.monotonic(), time.gmtime().tm_hour)
 
     async def _fetch(self) -> bytes:
         """The body of a good answer, within one deadline for all of it.
@@ -231,7 +231,7 @@ class HttpCamera(PolledDriver[Config]):
             header = self._login
         return {} if header is None else {b"Authorization": header.encode()}
 
-    def _judge(self, data: bytes, now_s: float, clock_s: float) -> list[Observed]:
+    def _judge(self, data: bytes, now_s: float, hour_of_day: int) -> list[Observed]:
         """The rows of one snapshot; runs in a thread, never twice at once."""
         try:
             jpeg = cut(data)
@@ -241,13 +241,13 @@ class HttpCamera(PolledDriver[Config]):
             return [Observed("image_health", {"class": "corrupt", "state": state, "bytes": len(data)})]
         found = identity(jpeg, data)
         seen = measure(luma(picture))
-        verdict = self._watch.judge(seen, found["sha256"], now_s)
+        verdict = self._watch.judge(seen, found["sha256"], now_s, hour_of_day=hour_of_day)
         row = {**found, **seen.metrics, "class": verdict.look}
         rows = [health_row(row, state=verdict.state, change=verdict.change)]
         hidden = bool(self.config.privacy_zones) and "moved" in (verdict.look, verdict.state)
-        if clock_s >= self._preview_due_s and not hidden and verdict.look != "corrupt":
+        if now_s >= self._preview_due_s and not hidden and verdict.look != "corrupt":
             rows.append(self._preview(picture))
-            self._preview_due_s = clock_s + self.config.preview_interval_s
+            self._preview_due_s = now_s + self.config.preview_interval_s
         return rows
 
     def _preview(self, picture: Image.Image) -> Observed:

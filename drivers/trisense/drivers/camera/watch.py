@@ -36,6 +36,8 @@ BASELINE_MIN: Final = 10
 BASELINE_MAX: Final = 7 * 60
 """Seven days of an hour at one picture a minute."""
 LEARN_EVERY_S: Final = 60.0
+REFRESH_S: Final = 43_200.0
+"""An hour's reference picture is taken anew when the hour comes round again."""
 RELEARN_S: Final = 86_400.0
 """A camera that looks elsewhere for a day was turned on purpose: its new view becomes the reference."""
 REFERENCE_WIDTH: Final = 320
@@ -65,11 +67,11 @@ class _Hour:
     """(lapvar, std) of good pictures."""
     reference: Luma | None = None
     flat: NDArray[np.bool_] | None = None
-    day: int = -1
+    taken_s: float = 0.0
 
 
 class Watch:
-    """The memory of one camera. Times are seconds since 1970, rising."""
+    """The memory of one camera. Times are those of a monotonic clock, in seconds."""
 
     def __init__(self) -> None:
         self._hours: dict[int, _Hour] = {}
@@ -84,10 +86,10 @@ class Watch:
         self._since_s: dict[Look, float] = {}
         self.state: Look = "normal"
 
-    def judge(self, seen: Measured, digest: str, now_s: float) -> Verdict:
+    def judge(self, seen: Measured, digest: str, now_s: float, *, hour_of_day: int) -> Verdict:
         """Judge the newest picture and learn from it; ``digest`` is that of its bytes."""
         change = self._compare_with_before(seen.y, digest, now_s)
-        hour = self._hours.setdefault(int(now_s // 3600 % 24), _Hour())
+        hour = self._hours.setdefault(hour_of_day, _Hour())
         small = _small(seen.y)
         known = hour if hour.reference is not None else self._newest
         self._compare_with_reference(small, known, now_s)
@@ -151,9 +153,8 @@ class Watch:
         return first
 
     def _learn(self, hour: _Hour, seen: Measured, small: Luma, now_s: float) -> None:
-        day = int(now_s // 86_400)
-        if hour.day != day:
-            hour.reference, hour.flat, hour.day = small, seen.flat, day
+        if hour.reference is None or now_s - hour.taken_s > REFRESH_S:
+            hour.reference, hour.flat, hour.taken_s = small, seen.flat, now_s
             self._newest = hour
         if now_s - self._learned_s >= LEARN_EVERY_S:
             hour.usual.append((seen.metrics["lapvar"], seen.metrics["std"]))
