@@ -46,8 +46,6 @@ FIFO_BYTES: Final = 16
 """Bytes handed over at once on a pty, as a UART with the usual FIFO does."""
 LOOK_S: Final = 0.05
 """A pty does not tell when its other side is opened: look this often."""
-OPENING_S: Final = 0.5
-"""A host that opens a port throws away what it finds there: what is said so early is told to nobody."""
 
 
 class Hangup(Exception):
@@ -63,6 +61,9 @@ class Simulator(ABC):
     """Pace on a pty, bit/s."""
     bits_per_char: int = 10
     """8N1 has 10, 8E1 and 8N2 have 11."""
+    opening_s: float = 0.0
+    """Silence on a pty that was just opened. A host throws away what it finds there, so what is said so
+    early is told to nobody: a log of the truth that is to be exact needs it."""
 
     def __init__(self, *, world: World, truth: Truth, faults: Faults, seed: int, name: str) -> None:
         self.world = world
@@ -319,7 +320,7 @@ async def _run_pty(sim: Simulator, link: Path, pty: Pty) -> None:
     try:
         while True:
             await pty.host()
-            await asyncio.sleep(OPENING_S)
+            await asyncio.sleep(sim.opening_s)
             end = PtyEnd(sim, pty.master)
             await _converse(sim, end)
             if end.gone:

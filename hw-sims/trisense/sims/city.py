@@ -30,6 +30,8 @@ Table: TypeAlias = dict[str, Any]
 
 CITY: Final = "city.json"
 """Written last: once it is there, every device is. Lists boxes with their configuration and truth."""
+OPENING_S: Final = 0.5
+"""What a box on a busy machine needs to open a port."""
 CENTRE: Final = (48.1374, 11.5755)
 CROSSINGS: Final = (
     ("marienplatz", 0.0000, 0.0000),
@@ -94,6 +96,7 @@ class Devices:
 
     async def uart(self, sim: Simulator, table: Mapping[str, Any]) -> None:
         """Plug a device in at a pty of its own."""
+        sim.opening_s = OPENING_S
         link = await self._stack.enter_async_context(plugged(sim, self._folder / f"tty-{sim.name}"))
         self._add(sim.name, {**table, "line": f"serial://{link}?baud={sim.baud}"})
 
