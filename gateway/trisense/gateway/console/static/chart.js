@@ -224,6 +224,7 @@ export class Chart {
           {
             ...axis,
             font,
+            size: 30,
             space: 70,
             values: (_, splits, __, ___, step) =>
               splits.map((time_s) => (step < 60 ? clockText : shortClockText)(time_s * 1000)),

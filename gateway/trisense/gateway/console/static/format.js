@@ -60,6 +60,10 @@ export const unitLabel = (code) => UNITS[code] ?? code.replace(/^\{(.*)\}$/, "$1
 export function nameLabel(name) {
   const known = NAMES[name];
   if (known) return known;
+  const uncorrected = /^(pm\w+)_cf1$/.exec(name);
+  if (uncorrected) return `${NAMES[uncorrected[1] ?? ""] ?? uncorrected[1]} (CF=1)`;
+  const particles = /^pnc_gt_(\w+)um$/.exec(name);
+  if (particles) return `Particles > ${particles[1]?.replace("_", ".")} µm`;
   const words = name.replaceAll("_", " ");
   return words.charAt(0).toUpperCase() + words.slice(1);
 }
