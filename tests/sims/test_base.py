@@ -113,11 +113,17 @@ async def test_a_hang_up_gives_a_new_pty_under_the_same_link(link: Path) -> None
 
 
 async def test_a_host_that_reads_nothing_loses_bytes_and_holds_up_nobody(link: Path) -> None:
-    sim = Counter()
+    class Talker(Counter):
+        async def talk(self, end: End) -> None:
+            while True:
+                await end.send(bytes(256))
+                self.count += 1
+
+    sim = Talker()
     sim.baud = 10_000_000
     async with plugged(sim, link):
         fd = os.open(link, os.O_RDWR | os.O_NOCTTY)
-        await until(lambda: sim.count > 800)  # more than a pty holds
+        await until(lambda: sim.count * 256 > 3 * 4096)  # far more than a pty holds
         os.close(fd)
 
 
