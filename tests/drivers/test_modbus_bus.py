@@ -20,7 +20,9 @@ from trisense.drivers.modbus.pdu import registers_of
 
 UNIT = 17
 WARM_UP = ask(UNIT, 3, 999, 1)
-PARTY = Party(device="weather", timeout_s=0.05)
+PARTY = Party(device="weather", timeout_s=10.0)
+HASTY = Party(device="weather", timeout_s=0.05)
+"""Where the time is meant to run out."""
 Script = Callable[[bytes], bytes]
 """Takes one request and gives what the slave puts on the line."""
 
@@ -102,8 +104,14 @@ async def opened(slave: Slave, *, echo: bool = False, warm: bool = True) -> Asyn
         await bus.close()
 
 
-async def registers(bus: ModbusBus, asked: Question) -> list[int]:
-    return registers_of(await bus.ask(asked, PARTY))
+async def registers(bus: ModbusBus, asked: Question, party: Party = PARTY) -> list[int]:
+    return registers_of(await bus.ask(asked, party))
+
+
+@pytest.fixture(autouse=True)
+def _opened_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not listen to each line for a whole time-out before the first question."""
+    monkeypatch.setattr("trisense.drivers.modbus.bus.LISTEN_MAX_S", 0.0)
 
 
 def scripted(*replies: Script) -> Script:
@@ -138,13 +146,16 @@ async def test_a_late_answer_is_never_taken_for_the_next_one(slave: Slave) -> No
     )
     async with opened(slave) as bus:
         with pytest.raises(DeviceTimeout, match="no answer"):
-            await registers(bus, question(0))
+            await registers(bus, question(0), HASTY)
         assert await registers(bus, question(10)) == [7, 7]
         assert [int.from_bytes(request[4:6], "big") for request in slave.requests] == [2, 1, 2]
         assert bus.counters(UNIT) == {"no_reply": 1, "wrong_count": 1, "answers": 2}
 
 
-async def test_an_answer_to_a_question_from_before_a_restart_is_never_taken(slave: Slave) -> None:
+async def test_an_answer_to_a_question_from_before_a_restart_is_never_taken(
+    slave: Slave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trisense.drivers.modbus.bus.LISTEN_MAX_S", 1.0)
     slave.script = lambda request: answer(request, 7, 7)
     patient = Party(device="weather", timeout_s=0.3)
     async with opened(slave, warm=False) as bus:
@@ -166,7 +177,7 @@ async def test_a_slave_that_is_always_one_answer_behind_never_has_one_accepted(s
         bus_units = bus._units
         for address in range(1, 9):
             with contextlib.suppress(DeviceTimeout):
-                taken.append((address, await registers(bus, question(address))))
+                taken.append((address, await registers(bus, question(address), HASTY)))
             bus_units[UNIT].asleep_until = 0.0
     assert all(values == [address, address] for address, values in taken)
 
@@ -195,7 +206,7 @@ async def test_an_adapter_that_hears_itself_needs_the_echo_setting(slave: Slave)
     slave.script = lambda request: filled(request, 3)
     async with opened(slave, echo=True, warm=False) as bus:
         with pytest.raises(FrameError, match="echo"):
-            await registers(bus, question())
+            await registers(bus, question(), HASTY)
         assert bus.counters(UNIT)["echo"] > 0
 
 
@@ -207,7 +218,7 @@ async def test_a_foreign_unit_is_ignored_until_the_own_one_answers(slave: Slave)
     async with opened(slave) as bus:
         assert await registers(bus, question()) == [3, 4]
         with pytest.raises(DeviceTimeout, match="no answer"):
-            await registers(bus, question())
+            await registers(bus, question(), HASTY)
         assert bus.counters(UNIT) == {"answers": 1, "foreign_address": 2, "no_reply": 1}
 
 
@@ -219,7 +230,7 @@ async def test_a_damaged_answer_is_refused_at_once_and_the_next_one_is_good(slav
     )
     async with opened(slave) as bus:
         with pytest.raises(FrameError, match="damaged"):
-            await bus.ask(question(), Party(device="weather", timeout_s=60))
+            await registers(bus, question())
         assert await registers(bus, question()) == [3, 4]
         assert bus.counters(UNIT)["crc"] == 1
 
@@ -228,7 +239,7 @@ async def test_half_an_answer_is_a_time_out_of_its_own_kind(slave: Slave) -> Non
     slave.script = scripted(lambda request: answer(request, 3, 4)[:5])
     async with opened(slave) as bus:
         with pytest.raises(DeviceTimeout, match="half way"):
-            await registers(bus, question())
+            await registers(bus, question(), HASTY)
         assert bus.counters(UNIT) == {"short": 1}
 
 
@@ -236,7 +247,7 @@ async def test_an_answer_with_another_function_is_refused(slave: Slave) -> None:
     slave.script = lambda request: rtu_frame(request[0], b"\x04\x04\0\1\0\1")
     async with opened(slave) as bus:
         with pytest.raises(FrameError, match="another function"):
-            await registers(bus, question())
+            await registers(bus, question(), HASTY)
         assert bus.counters(UNIT)["wrong_function"] == 1
 
 
@@ -256,14 +267,14 @@ async def test_the_first_exchange_after_opening_is_retried_once(slave: Slave) ->
         lambda request: answer(request, 3, 4),
     )
     async with opened(slave, warm=False) as bus:
-        assert await registers(bus, question()) == [3, 4]
+        assert await registers(bus, question(), Party(device="weather", timeout_s=0.5)) == [3, 4]
 
 
 async def test_a_dead_unit_is_left_alone_and_asked_again_later(slave: Slave) -> None:
     async with opened(slave) as bus:
         for _ in range(2):
             with pytest.raises(DeviceTimeout, match=r"waited 0\.05 s"):
-                await registers(bus, question())
+                await registers(bus, question(), HASTY)
         asked = len(slave.requests)
         with pytest.raises(DeviceTimeout, match="asked again in"):
             await registers(bus, question())
@@ -279,7 +290,7 @@ async def test_a_dead_unit_does_not_make_its_neighbour_wait_for_it(slave: Slave)
     async with opened(slave) as bus:
         for _ in range(20):
             with contextlib.suppress(DeviceTimeout):
-                await registers(bus, question())
+                await registers(bus, question(), HASTY)
             assert await registers(bus, ask(5, 3, 0, 2)) == [8, 8]
         assert bus.counters(5) == {"answers": 20}
         assert sum(request[0] == UNIT for request in slave.requests) < 6
@@ -410,7 +421,7 @@ async def test_on_tcp_a_late_answer_is_known_by_its_transaction() -> None:
 
     async with server(late, "tcp") as bus:
         with pytest.raises(DeviceTimeout):
-            await registers(bus, question())
+            await registers(bus, question(), HASTY)
         assert await registers(bus, question()) == [1, 1]
         assert bus.counters(UNIT)[Trouble.STALE] == 1
 
@@ -418,15 +429,15 @@ async def test_on_tcp_a_late_answer_is_known_by_its_transaction() -> None:
 async def test_on_tcp_another_unit_is_no_answer_unless_it_is_asked_for() -> None:
     async with server(lambda request: mbap_answer(request, 3, 4, unit=255), "tcp") as bus:
         with pytest.raises(DeviceTimeout):
-            await registers(bus, question())
-        lenient = Party(device="weather", timeout_s=0.05, ignore_unit_id=True)
+            await registers(bus, question(), HASTY)
+        lenient = Party(device="weather", timeout_s=10.0, ignore_unit_id=True)
         assert registers_of(await bus.ask(question(), lenient)) == [3, 4]
 
 
 async def test_on_tcp_a_stream_that_stops_inside_a_frame_is_opened_again() -> None:
     async with server(lambda request: mbap_answer(request, 3, 4)[:-1], "tcp") as bus:
         with pytest.raises(LineError, match="inside a frame"):
-            await registers(bus, question())
+            await registers(bus, question(), HASTY)
         with pytest.raises(LineError, match="not open"):
             await registers(bus, question())
 

@@ -29,12 +29,18 @@ INPUT = [65_535 - address for address in range(300)]
 COILS = [address % 3 == 0 for address in range(300)]
 INPUTS = [address % 5 == 0 for address in range(300)]
 TABLES: dict[int, list[Any]] = {1: COILS, 2: INPUTS, 3: HOLDING, 4: INPUT}
-PARTY = Party(device="peer", timeout_s=0.5)
+PARTY = Party(device="peer", timeout_s=10.0)
 FRAMERS: dict[Framing, FramerType] = {
     "rtu": FramerType.RTU,
     "ascii": FramerType.ASCII,
     "tcp": FramerType.SOCKET,
 }
+
+
+@pytest.fixture(autouse=True)
+def _opened_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not listen to each line for a whole time-out before the first question."""
+    monkeypatch.setattr("trisense.drivers.modbus.bus.LISTEN_MAX_S", 0.0)
 
 
 def device() -> SimDevice:

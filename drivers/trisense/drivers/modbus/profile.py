@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache, cached_property
@@ -23,7 +24,18 @@ from trisense.core.model import Field as StreamField
 from trisense.core.vocabulary import PROPERTIES
 from trisense.drivers.modbus.pdu import READ_BITS
 
-__all__ = ["DeviceTable", "FieldTable", "Profile", "ReadTable", "Request", "load_profile", "profiles"]
+__all__ = [
+    "DeviceTable",
+    "FieldTable",
+    "Profile",
+    "ReadTable",
+    "Request",
+    "builtin",
+    "load_profile",
+    "names",
+    "profiles",
+    "quality_of",
+]
 
 FOLDER: Final = Path(__file__).with_name("profiles")
 
@@ -181,16 +193,14 @@ class FieldTable(ConfigModel):
         return number if math.isfinite(number) else None
 
 
+@dataclass(frozen=True, slots=True)
 class Request:
     """One request that a profile makes, and the fields that its answer holds."""
 
-    __slots__ = ("address", "count", "fields", "function")
-
-    def __init__(self, function: int, address: int, count: int, fields: tuple[FieldTable, ...]) -> None:
-        self.function = function
-        self.address = address
-        self.count = count
-        self.fields = fields
+    function: int
+    address: int
+    count: int
+    fields: tuple[FieldTable, ...]
 
     def values(self, data: Sequence[int]) -> dict[str, Value]:
         """Values by field name; ``data`` is the answer's registers, or its bits as 0 and 1."""
