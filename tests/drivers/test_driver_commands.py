@@ -132,6 +132,13 @@ def test_the_device_can_be_named_where_frames_look_alike() -> None:
     assert json.loads(result.stdout)["values"]["air_temperature"] == 21.2
 
 
+def test_registers_get_a_meaning_by_their_profile_alone() -> None:
+    reply = "0103020056387a"
+    assert "as modbus.generic: 1 good frames, 0 samples" in run("decode", "modbus", "--hex", reply).stderr
+    named = run("decode", "modbus", "--hex", reply, "--as", "renke.fsjt_wind")
+    assert json.loads(named.stdout)["values"] == {"wind_speed": 8.6}
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -65,7 +65,7 @@ def listed() -> Iterator[Listed]:
 def _profile_titles() -> Mapping[str, str]:
     from trisense.drivers.modbus import profiles  # noqa: PLC0415  # needs an extra
 
-    return {name: f"{profile.device.vendor} {profile.device.name}" for name, profile in profiles().items()}
+    return {name: profile.device.vendor for name, profile in profiles().items()}
 
 
 def _find(name: str) -> type[Driver[Any]]:
@@ -214,7 +214,10 @@ def decode(
     if device is not None and device not in codecs:
         cannot(f"--as {device!r}: {name} reads {', '.join(codecs)}")
     part = _captured(file, hex_text)
-    found = [_decode(one, codecs[one], part) for one in ([device] if device else codecs)]
+    candidates = [device] if device else list(codecs)
+    if device is None and name == MODBUS:  # registers do not tell whose they are
+        candidates = candidates[:1]
+    found = [_decode(one, codecs[one], part) for one in candidates]
     best = max(found, key=lambda d: (len(d.samples), len(d.frames), -len(d.damaged)))
     for sample in best.samples:
         typer.echo(json.dumps(_as_json(sample), ensure_ascii=False))
@@ -229,7 +232,7 @@ def decode(
 
 
 def _codecs(cls: type[Driver[Any]], name: str) -> Mapping[str, Codec]:
-    """The driver's codecs, the preferred one first; of a Modbus profile its own alone."""
+    """The driver's codecs, the preferred one first; of a Modbus profile that alone."""
     _, _, profile = name.partition(":")
     if profile:
         from trisense.drivers.modbus import ModbusCodec, profiles  # noqa: PLC0415  # needs an extra
