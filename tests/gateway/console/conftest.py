@@ -8,24 +8,24 @@ import hashlib
 import itertools
 import json
 import shutil
+import statistics
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvicorn
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute
 from trisense.core.messages import Birth, CountersJson, DeviceBirth, Position, State, StreamBirth
 from trisense.core.model import Counters, Stream, Value
+from trisense.gateway import api
 from trisense.gateway.console.app import create_app, serve_options
 from trisense.gateway.live import LiveState
-from trisense.gateway.stores.base import Media
+from trisense.gateway.stores.base import Function, History, Media, Span, StreamRef, Table
 from websockets.asyncio.client import ClientConnection, connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -50,32 +50,37 @@ class Memory:
 
     def __init__(self) -> None:
         self.points: dict[tuple[str, ...], list[tuple[int, float]]] = {}
-        """(box, device, measurement, field) -> (time_ms, value)."""
+        """(box, device, measurement, field) -> (time_ns, value)."""
         self.frames: dict[str, Media] = {}
 
     async def media(self, media_id: str) -> Media | None:
         return self.frames.get(media_id)
 
-    def routes(self) -> list[Route]:
-        """The two questions that the page asks of the store."""
+    async def aggregate(
+        self, stream: StreamRef, field: str, span: Span, *, buckets: int, functions: Sequence[Function]
+    ) -> Table:
+        step_ns = (span.t1_ns - span.t0_ns) // buckets
+        points = self.points.get((stream.box, stream.device, stream.measurement, field), [])
+        inside = sorted(p for p in points if span.t0_ns <= p[0] < span.t1_ns)
+        summary: dict[str, Callable[[Sequence[float]], float]] = {
+            "mean": statistics.fmean,
+            "min": min,
+            "max": max,
+        }
+        rows: list[tuple[Value, ...]] = []
+        for bucket, group in itertools.groupby(inside, key=lambda p: (p[0] - span.t0_ns) // step_ns):
+            values = [value for _, value in group]
+            rows.append((span.t0_ns + bucket * step_ns, *(summary[f](values) for f in functions)))
+        return Table(("time_ns", *functions), rows)
 
-        async def aggregate(request: Request) -> Response:
-            asked = request.query_params
-            first, last = int(asked["from_ms"]), int(asked["to_ms"])
-            step = max(1, (last - first) // int(asked["buckets"]))
-            key = tuple(asked[name] for name in ("box", "device", "measurement", "field"))
-            points = sorted(p for p in self.points.get(key, []) if first <= p[0] < last)
-            rows = []
-            for bucket, group in itertools.groupby(points, key=lambda p: (p[0] - first) // step):
-                values = [value for _, value in group]
-                rows.append([first + bucket * step, sum(values) / len(values), min(values), max(values)])
-            return JSONResponse({"columns": ["time_ms", "mean", "min", "max"], "rows": rows})
+    def routes(self) -> Sequence[BaseRoute]:
+        """The gateway's own, over this."""
 
-        async def media(request: Request) -> Response:
-            found = self.frames.get(request.path_params["media_id"])
-            return Response(found.blob, media_type="image/jpeg") if found else Response(status_code=404)
+        async def audit(_: bool) -> dict[str, Any]:
+            return {}
 
-        return [Route("/api/v1/aggregate", aggregate), Route("/api/v1/media/{media_id}", media)]
+        # The page asks nothing else of a store.
+        return api.routes(cast("History", self), audit=audit, health=lambda: {"ok": True})
 
 
 class Street:
@@ -152,7 +157,7 @@ class Street:
         for name, value in values.items():
             if isinstance(value, int | float):
                 key = (box, stream.device, stream.measurement, name)
-                self.memory.points.setdefault(key, []).append((time_ns // 1_000_000, value))
+                self.memory.points.setdefault(key, []).append((time_ns, value))
 
     def frame(self, box: str, stream: Stream, picture: bytes) -> str:
         """A picture of a camera; returns its media id."""

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 from trisense.core.model import Field, FieldType, Layer, Stream
 from trisense.core.vocabulary import field
+from trisense.gateway.stores.base import NotSupported, Table
 
 if TYPE_CHECKING:
     from tests.gateway.console.conftest import Page, Street
@@ -235,6 +236,23 @@ async def test_the_chart_draws_history_and_leaves_a_gap_where_there_was_none(
     columns = await page.do(f"({INKED})('#chart canvas')")
     gaps = [b - a for a, b in itertools.pairwise(columns) if b - a > 20]
     assert len(gaps) == 1
+
+
+async def test_a_store_without_history_is_said_and_the_chart_goes_on_with_what_comes(
+    street: Street, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> Table:
+        raise NotSupported("it cannot")
+
+    monkeypatch.setattr(street.memory, "aggregate", refuse)
+    street.box("kx-001")
+    street.read("kx-001", WEATHER, {"air_temperature": 20.5})
+    await street.start()
+    await page.open(street.address)
+    await page.until("document.querySelector('#chart-note').textContent.includes('it cannot')")
+    async with readings(street):
+        await page.until("!document.querySelector('#chart-note').checkVisibility()")
+        await page.until(f"({INKED})('#chart canvas').length > 2")
 
 
 async def test_the_chart_can_be_read_and_chosen_with_the_keyboard(street: Street, page: Page) -> None:

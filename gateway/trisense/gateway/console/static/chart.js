@@ -135,19 +135,22 @@ export class Chart {
       functions: "mean,min,max",
     });
     let problem = "";
-    /** @type {number[][]} */
-    let rows = [];
+    /** @type {{columns: string[], rows: number[][]}} */
+    let table = { columns: [], rows: [] };
     try {
       const answer = await fetch(`/api/v1/aggregate?${query}`);
-      if (answer.ok) rows = (await answer.json()).rows;
-      else problem = `No history: ${(await answer.text()).slice(0, 200)}`;
+      const content = await answer.json();
+      if (answer.ok) table = content;
+      else problem = `No history: ${content.error}`;
     } catch {
       problem = "No history: the gateway cannot be reached.";
     }
     if (asked !== this.asked) return; // something else is looked at by now
     const newer = this.data;
     this.data = [[], [], [], []];
-    for (const [time_ms = 0, mean = 0, low = 0, high = 0] of rows) {
+    const places = ["time_ms", "min", "max", "mean"].map((name) => table.columns.indexOf(name));
+    for (const row of table.rows) {
+      const [time_ms = 0, low = 0, high = 0, mean = 0] = places.map((place) => row[place]);
       this.push(time_ms / 1000, low, high, mean);
       // Lowest and highest are readings as they came; a mean would bring decimals that the sensor has not.
       this.decimals = Math.max(this.decimals, decimalsOf(low, choice.field), decimalsOf(high, choice.field));
