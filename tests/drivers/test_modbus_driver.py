@@ -251,6 +251,7 @@ GOOD: dict[str, Any] = {
         ({"driver": "modbus:xy-md02"}, "options.scale one of x10, x100, not nothing"),
         ({"driver": "modbus:xy-md02", "options": {"scale": "x7"}}, "one of x10, x100, not 'x7'"),
         ({"colour": "red"}, "colour"),
+        ({"unit": 0, "ignore_unit_id": True, "options": {"a": "b"}}, "only.*broadcast.*no option 'a'"),
     ],
 )
 def test_each_mistake_in_the_configuration_is_named(change: dict[str, Any], wanted: str) -> None:

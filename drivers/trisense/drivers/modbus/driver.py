@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Self
 
@@ -50,18 +50,26 @@ class Config(DeviceConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.framing == "tcp" and not self.line.startswith("tcp:"):
-            raise ValueError('framing "rtu" or "ascii" on a serial line, not "tcp"')
-        if self.framing == "tcp" and self.echo:
-            raise ValueError('no echo with framing "tcp"')
-        if self.framing != "tcp" and self.ignore_unit_id:
-            raise ValueError('ignore_unit_id with framing "tcp" only: elsewhere the unit is all there is')
-        if self.framing != "tcp" and self.unit == 0:
-            raise ValueError("unit 1 to 255: nobody answers to 0, the broadcast address")
-        wrong = _wrong_options(self.profile.options, self.options)
+        wrong = list(self._wrong_framing())
+        try:
+            wrong += _wrong_options(self.profile.options, self.options)
+        except ValueError as error:
+            wrong.append(str(error))
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
+
+    def _wrong_framing(self) -> Iterator[str]:
+        if self.framing == "tcp":
+            if not self.line.startswith("tcp:"):
+                yield 'framing "rtu" or "ascii" on a serial line, not "tcp"'
+            if self.echo:
+                yield 'no echo with framing "tcp"'
+            return
+        if self.ignore_unit_id:
+            yield 'ignore_unit_id with framing "tcp" only: elsewhere the unit is all there is'
+        if self.unit == 0:
+            yield "unit 1 to 255: nobody answers to 0, the broadcast address"
 
     @property
     def profile(self) -> Profile:
