@@ -30,8 +30,8 @@ COMMIT_SLACK_NS: Final = NS // 4
 """From the frame on the line to the end of its fsync, on a busy machine, beyond the interval itself."""
 STAMP_NS: Final = 2 * NS
 """A sample is stamped when it has been read: at most so long after it was told."""
-CLOCK_NS: Final = NS // 5
-"""The truth is logged once a frame is out, on a busy machine a little after the box has stamped it."""
+CLOCK_NS: Final = NS // 500
+"""A stamp is cut to the stream's tick, so it may lie before the truth's time, that of the first byte."""
 TRACK_STEP: Final = 0.0101
 """An aircraft's track is computed from two speeds and rounded by each side: 7.125 may become either."""
 EXACT: Final = {"weather", "air_quality", "tag_sighting", "radar_presence", "radar_target"}

@@ -134,9 +134,13 @@ class End(ABC):
         """
         repeats = self._sim.stuck
         fault = self._fault()
-        sent = b""
+        sent = self._damaged(fault, frame, check)
+        if fault == "late":
+            await asyncio.sleep(self._sim.faults.late_s)
+        began_ns = time.time_ns()
         try:
-            sent = await self._send_with(fault, frame, check)
+            if sent:
+                await self.write(sent)
         except (Hangup, asyncio.CancelledError):
             fault = "hangup"  # whether the host got it before it left, nobody can say
             raise
@@ -144,7 +148,8 @@ class End(ABC):
             if fault is None and repeats:
                 fault = "stuck"
             for row in told:
-                self._sim.truth.write(device or self._sim.name, row, fault=fault, sent=sent)
+                who = device or self._sim.name
+                self._sim.truth.write(who, row, fault=fault, sent=sent, t_ns=began_ns)
         if fault == "hangup":
             raise Hangup("fault")
 
@@ -159,23 +164,20 @@ class End(ABC):
             self._silent_until = time.monotonic() + self._sim.faults.silence_s
         return fault
 
-    async def _send_with(self, fault: str | None, frame: bytes, check: int) -> bytes:
+    def _damaged(self, fault: str | None, frame: bytes, check: int) -> bytes:
+        """What of the frame goes out."""
         chance = self._sim.faults.random
         match fault:
             case "silence" | "hangup":
-                frame = b""
+                return b""
             case "garbage":
-                frame = chance.randbytes(chance.randint(1, 24)) + frame
+                return chance.randbytes(chance.randint(1, 24)) + frame
             case "cut":
-                frame = frame[: chance.randint(1, len(frame) - 1)] if len(frame) > 1 else b""
+                return frame[: chance.randint(1, len(frame) - 1)] if len(frame) > 1 else b""
             case "checksum":
                 damaged = bytearray(frame)
                 damaged[check] ^= 1 << chance.randrange(8)
-                frame = bytes(damaged)
-            case "late":
-                await asyncio.sleep(self._sim.faults.late_s)
-        if frame:
-            await self.write(frame)
+                return bytes(damaged)
         return frame
 
 

@@ -114,13 +114,15 @@ class Truth:
     def __init__(self, path: Path | None = None) -> None:
         self._file = None if path is None else path.open("a", encoding="utf-8")
 
-    def write(self, device: str, told: Told, *, fault: str | None, sent: bytes) -> None:
-        """Log one row; a no-op where no file was asked for."""
+    def write(
+        self, device: str, told: Told, *, fault: str | None, sent: bytes, t_ns: int | None = None
+    ) -> None:
+        """Log one row, told at ``t_ns`` or now; a no-op where no file was asked for."""
         if self._file is None:
             return
         shown = sent.hex() if len(sent) <= SHOWN_BYTES else f"sha256:{hashlib.sha256(sent).hexdigest()}"
         line = {
-            "t_ns": time.time_ns(),
+            "t_ns": time.time_ns() if t_ns is None else t_ns,
             "device": device,
             "measurement": told.measurement,
             "values": dict(told.values),
