@@ -120,8 +120,7 @@ def main() -> None:
     packed = payload(streams, rows)
     samples = [sample for batch in unpack(packed).batches() for sample in batch.samples]
     readings = len(samples) * len(FIELDS)
-    text, peer = ours(packed), points(samples)
-    if fields_of(text) != fields_of(peer):
+    if fields_of(ours(packed)) != fields_of(points(samples)):
         raise SystemExit("the two outputs differ")
     bundle = unpack(packed)
     portion = Portion(bundle, frozenset(range(len(bundle.heads))))
@@ -140,14 +139,12 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(figures))
         return
-    print(f"{readings} readings in one payload of {len(packed)} bytes; per second and core:")
-    print(
-        f"  payload to line protocol {figures['payload_to_lines_per_s']:>12,}   (to reach {TARGET_PER_S:,})"
-    )
-    print(f"  columns to line protocol {figures['columns_to_lines_per_s']:>12,}")
-    print(
-        f"  influxdb-client Points   {figures['influxdb_client_points_per_s']:>12,}   ratio {figures['ratio']}"
-    )
+    whole, columns = figures["payload_to_lines_per_s"], figures["columns_to_lines_per_s"]
+    peer, ratio = figures["influxdb_client_points_per_s"], figures["ratio"]
+    print(f"{readings} readings in a payload of {len(packed)} bytes; per second and core:")
+    print(f"  payload to line protocol {whole:>12,}   (to reach {TARGET_PER_S:,})")
+    print(f"  columns to line protocol {columns:>12,}")
+    print(f"  influxdb-client Points   {peer:>12,}   ratio {ratio}")
 
 
 if __name__ == "__main__":

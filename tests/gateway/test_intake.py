@@ -178,6 +178,17 @@ def test_a_field_that_would_be_taken_for_a_column_of_ours_is_refused(
     assert deliver(intake, box.send(batch)) == [EpochReceipt(box.epoch, (), ((0, "name", 1),))]
 
 
+@pytest.mark.parametrize("name", ["note_q", "not"])
+def test_a_later_field_may_not_take_the_column_of_a_quality_code(
+    intake: Intake, box: Any, weather: Stream, t0_ns: int, name: str
+) -> None:
+    deliver(intake, box.send(box.weather(1)))
+    later = replace(weather, device="other", fields=(Field(name),))
+    receipts = deliver(intake, box.send(box.cut([Sample(later, t0_ns, (1.0,))])))
+    refused = ((1, "name", 1),) if name.endswith("_q") else ()
+    assert receipts[0].refused == refused
+
+
 def test_streams_may_gain_fields_and_share_a_measurement(
     intake: Intake, duck: DuckStore, box: Any, weather: Stream, t0_ns: int
 ) -> None:

@@ -20,7 +20,7 @@ from trisense.core.model import Counters, Stream, Value
 from trisense.core.topics import Lane
 from trisense.core.wire import BatchHead, Block, Bundle, unpack
 from trisense.gateway.glimpse import AlarmSeen, Glimpse, look
-from trisense.gateway.ledger import Entry, FieldInfo, Known, Loss, Outcome, Place, Record
+from trisense.gateway.ledger import Entry, Known, Loss, Outcome, Place, Record
 from trisense.gateway.quarantine import Quarantine, describe
 from trisense.gateway.receipts import Answers
 from trisense.gateway.stores.base import Store
@@ -226,21 +226,23 @@ class Intake:
 
     def _learn(self, group: Group, box: str, stream: Stream) -> str | None:
         """Check a stream against what is stored of its measurement; note what is new of it."""
-        have = self._store.ledger.fields.get(stream.measurement, {})
-        coming = {f: t for m, f, t in group.record.fields if m == stream.measurement}
-        names = have.keys() | coming.keys() | {f.name for f in stream.fields}
+        ledger, record = self._store.ledger, group.record
+        have = ledger.fields.get(stream.measurement, {})
+        coming = record.fields.get(stream.measurement, {})
+        names = [f.name for f in stream.fields]
         for f in stream.fields:
-            type_ = have.get(f.name, coming.get(f.name))
-            if f.name in RESERVED or f"{f.name}_q" in names:
+            known = have.get(f.name) or coming.get(f.name)
+            twins = (f"{f.name}_q", f.name.removesuffix("_q") if f.name.endswith("_q") else "")
+            if f.name in RESERVED or any(t in have or t in coming or t in names for t in twins):
                 return "name"
-            if type_ is not None and type_ != f.type.value:
+            if known is not None and known != f.type.value:
                 return "type"
         for f in stream.fields:
             if f.name not in have and f.name not in coming:
-                group.record.fields.append((stream.measurement, f.name, f.type.value))
-            info = FieldInfo(box, stream.device, stream.measurement, f.name, f.unit)
-            if self._store.ledger.units.get(info[:4]) != f.unit and info not in group.record.units:
-                group.record.units.append(info)
+                record.fields.setdefault(stream.measurement, {})[f.name] = f.type.value
+            key = (box, stream.device, stream.measurement, f.name)
+            if record.units.get(key, ledger.units.get(key)) != f.unit:
+                record.units[key] = f.unit
         return None
 
     def _watch_epochs(self, group: Group, box: str, counters: Counters) -> None:

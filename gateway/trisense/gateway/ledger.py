@@ -14,14 +14,14 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from trisense.core.model import Counters
 
 __all__ = [
     "Entry",
     "EpochFacts",
-    "FieldInfo",
+    "FieldOf",
     "Known",
     "Ledger",
     "Loss",
@@ -61,6 +61,10 @@ SCHEMA: Final = (
        layer TEXT NOT NULL, latitude DOUBLE PRECISION NOT NULL, longitude DOUBLE PRECISION NOT NULL,
        height_m DOUBLE PRECISION)""",
 )
+
+
+FieldOf: TypeAlias = tuple[str, str, str, str]
+"""(box, device, measurement, field)."""
 
 
 class Outcome(StrEnum):
@@ -103,16 +107,6 @@ class Loss(NamedTuple):
     reason: str
 
 
-class FieldInfo(NamedTuple):
-    """The unit of one field of one stream."""
-
-    box: str
-    device: str
-    measurement: str
-    field: str
-    unit: str
-
-
 class Place(NamedTuple):
     """Where a device is, by its box's birth."""
 
@@ -133,9 +127,10 @@ class Record:
     counters: dict[tuple[str, int], Counters] = field(default_factory=dict)
     losses: list[Loss] = field(default_factory=list)
     forks: list[Entry] = field(default_factory=list)
-    fields: list[tuple[str, str, str]] = field(default_factory=list)
-    """(measurement, field, type) seen for the first time."""
-    units: list[FieldInfo] = field(default_factory=list)
+    fields: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Measurement -> field -> type, seen for the first time."""
+    units: dict[FieldOf, str] = field(default_factory=dict)
+    """New or changed."""
 
     def refusing(self, reasons: Mapping[tuple[int, int], str]) -> Record:
         """The same with the batches (epoch, seq) of ``reasons`` refused, and nothing lost by their word."""
@@ -189,8 +184,7 @@ class Ledger(ABC):
         self.epochs: dict[tuple[str, int], EpochFacts] = {}
         self.fields: dict[str, dict[str, str]] = {}
         """Measurement -> field -> type: what a store holds already."""
-        self.units: dict[tuple[str, str, str, str], str] = {}
-        """(box, device, measurement, field) -> unit."""
+        self.units: dict[FieldOf, str] = {}
         self.places: dict[tuple[str, str], Place] = {}
 
     # Each home of the tables has its own of these.
@@ -201,6 +195,10 @@ class Ledger(ABC):
     @abstractmethod
     def _insert(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
         """Insert whole rows, in the order of the table's columns."""
+
+    @abstractmethod
+    def _replace(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert whole rows in place of those with the same first two columns (box and epoch)."""
 
     # Reading
 
@@ -267,25 +265,24 @@ class Ledger(ABC):
         self._insert(
             "forks", [(e.box, hex16(e.epoch), e.seq, e.hash, e.samples, e.received_ms) for e in record.forks]
         )
-        self._insert("fields", record.fields)
-        self._insert("units", [(*info, now) for info in record.units])
-        for (box, epoch), counters in record.counters.items():
-            self._execute("DELETE FROM counters WHERE box = ? AND epoch = ?", (box, hex16(epoch)))
-            reported = self._progressed(box, counters, now)
-            self._insert(
-                "counters",
-                [
-                    (
-                        box,
-                        hex16(epoch),
-                        counters.next_seq,
-                        counters.low_seq,
-                        counters.samples_committed,
-                        reported.reported_ms,
-                        reported.progress_ms,
-                    )
-                ],
-            )
+        self._insert("fields", [(m, f, t) for m, types in record.fields.items() for f, t in types.items()])
+        self._insert("units", [(*key, unit, now) for key, unit in record.units.items()])
+        reports = [self._progressed(box, c, now) for (box, _), c in record.counters.items()]
+        self._replace(
+            "counters",
+            [
+                (
+                    box,
+                    hex16(epoch),
+                    r.counters.next_seq,
+                    r.counters.low_seq,
+                    r.counters.samples_committed,
+                    r.reported_ms,
+                    r.progress_ms,
+                )
+                for (box, epoch), r in zip(record.counters, reports, strict=True)
+            ],
+        )
 
     def applied(self, record: Record) -> None:
         """Take a durable record into memory."""
@@ -297,10 +294,9 @@ class Ledger(ABC):
             self._facts(loss.box, loss.epoch).losses.append(loss)
         for e in record.forks:
             self._facts(e.box, e.epoch).forks += 1
-        for measurement, name, type_ in record.fields:
-            self.fields.setdefault(measurement, {})[name] = type_
-        for info in record.units:
-            self.units[info[:4]] = info.unit
+        for measurement, types in record.fields.items():
+            self.fields.setdefault(measurement, {}).update(types)
+        self.units.update(record.units)
         for (box, epoch), counters in record.counters.items():
             self._facts(box, epoch).reported = self._progressed(box, counters, _now_ms())
 

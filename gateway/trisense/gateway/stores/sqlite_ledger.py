@@ -129,6 +129,15 @@ class SqliteLedger(Ledger):
             # The table's name is one of ours.
             self._connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)  # noqa: S608
 
+    def _replace(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+        if rows and self._connection is not None:
+            # As above.
+            self._connection.executemany(
+                f"DELETE FROM {table} WHERE box = ? AND epoch = ?",  # noqa: S608
+                [row[:2] for row in rows],
+            )
+            self._insert(table, rows)
+
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         try:
