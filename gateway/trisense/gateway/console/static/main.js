@@ -13,6 +13,7 @@ import { ValuesTable } from "./values.js";
 /** @import { Changes, Choice, Status, StreamLive } from "./types.js" */
 
 const ALARMS_SHOWN = 50;
+const FRESH_MS = 5_000;
 const OF_INTEREST = ["air_temperature", "pm2_5", "laeq", "vehicle_count"]; // what a chart begins with
 
 const model = new Model();
@@ -154,7 +155,9 @@ function showBoxes() {
     const [icon, , about] = button.children;
     if (button.dataset["status"] !== status) icon?.replaceChildren(statusIcon(status));
     button.dataset["status"] = status;
-    const age = box.seen_ms === null ? "never heard" : ageText(model.now() - box.seen_ms);
+    const ageMs = box.seen_ms === null ? Infinity : model.now() - box.seen_ms;
+    // A second's age of each of a thousand boxes is unrest, not news.
+    const age = ageMs === Infinity ? "never heard" : ageMs > FRESH_MS ? ageText(ageMs) : "";
     if (about) setText(about, [box.site, age].filter(Boolean).join(" · "));
   }
   const parts = [`${model.boxes.size} ${model.boxes.size === 1 ? "box" : "boxes"}`];

@@ -9,6 +9,7 @@ import { make, statusIcon } from "./dom.js";
 const STEPS_DEG = [30, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002];
 const LINES_WANTED = 4;
 const LABEL_PX = 60;
+const LABELS_MAX = 60; // more would hide the markers
 const CLOSEST_ZOOM = 17;
 
 export class BoxMap {
@@ -45,6 +46,7 @@ export class BoxMap {
     for (const [id, box] of this.model.boxes) {
       if (box.position) this.place(id, box.position, this.model.statusOf(box), id === chosen);
     }
+    this.map.getContainer().classList.toggle("dense", this.markers.size > LABELS_MAX);
     if (!this.fitted && this.markers.size > 0) this.fit();
   }
 
