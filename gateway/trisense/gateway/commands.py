@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from trisense.core import logs
 from trisense.core.cli import cannot
-from trisense.gateway.config import load
+from trisense.gateway.config import check_secrets, load
 from trisense.gateway.quarantine import Quarantine
 
 __all__ = ["app"]
@@ -30,6 +30,7 @@ def run(config: ConfigPath) -> None:
     from trisense.gateway.service import Gateway  # noqa: PLC0415  # brings duckdb and numpy: not for check
 
     settings = load(config)
+    check_secrets(settings, config)
     logs.configure(settings.log.level)
 
     async def serve() -> None:
@@ -42,7 +43,7 @@ def run(config: ConfigPath) -> None:
 def check(config: ConfigPath) -> None:
     """Check the configuration, secrets included; connect to nothing."""
     settings = load(config)
-    settings.mqtt.password()
+    check_secrets(settings, config)
     typer.echo(
         f"{config}: good; store {settings.store.kind}, broker {settings.mqtt.host}:{settings.mqtt.port}"
     )

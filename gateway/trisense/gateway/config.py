@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from trisense.core.config import ConfigModel, load_toml, read_secret
+from trisense.core.errors import ConfigError, Mistake
 from trisense.core.logs import Level
 from trisense.core.model import NAME
 
@@ -20,6 +23,7 @@ __all__ = [
     "QuarantineConfig",
     "StoreConfig",
     "VictoriaConfig",
+    "check_secrets",
     "load",
 ]
 
@@ -35,8 +39,10 @@ class MqttConfig(ConfigModel):
     username: str | None = None
     password_file: Path | None = None
     """File whose first line is the password."""
+    tls: bool = False
+    """TLS with the system's certificate authorities; on by itself with ca_file."""
     ca_file: Path | None = None
-    """Certificate authority of the broker; setting it turns TLS on."""
+    """The authority that signed the broker's certificate."""
     cert_file: Path | None = None
     key_file: Path | None = None
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 15
@@ -45,21 +51,29 @@ class MqttConfig(ConfigModel):
     def _certificate_is_whole(self) -> Self:
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file together, or neither")
-        if self.cert_file is not None and self.ca_file is None:
-            raise ValueError("ca_file beside cert_file")
+        if self.cert_file is not None and self.ca_file is None and not self.tls:
+            raise ValueError("ca_file or tls = true beside cert_file")
         return self
 
     def password(self) -> str | None:
         return None if self.password_file is None else read_secret(self.password_file)
 
-    def tls(self) -> ssl.SSLContext | None:
-        """TLS 1.2 or newer with the configured authority, or None for a plain connection."""
-        if self.ca_file is None:
+    def tls_context(self) -> ssl.SSLContext | None:
+        """TLS 1.2 or newer, or None for a plain connection.
+
+        Raises:
+            ConfigError: a file of it cannot be used.
+        """
+        if self.ca_file is None and not self.tls:
             return None
-        context = ssl.create_default_context(cafile=str(self.ca_file))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self.cert_file is not None and self.key_file is not None:
-            context.load_cert_chain(self.cert_file, self.key_file)
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if self.cert_file is not None and self.key_file is not None:
+                context.load_cert_chain(self.cert_file, self.key_file)
+        except OSError as error:  # also the base of ssl.SSLError
+            files = ", ".join(str(f) for f in (self.ca_file, self.cert_file, self.key_file) if f is not None)
+            raise ConfigError(files, [Mistake("mqtt", "usable certificates", str(error))]) from error
         return context
 
 
@@ -176,6 +190,26 @@ def load(path: Path) -> GatewayConfig:
         ConfigError: with every mistake.
     """
     return _anchored(load_toml(path, GatewayConfig), path.parent)
+
+
+def check_secrets(config: GatewayConfig, path: Path) -> None:
+    """Read every file that the configuration names, as ``run`` will.
+
+    Raises:
+        ConfigError: with all that cannot be used.
+    """
+    readers: list[Callable[[], object]] = [config.mqtt.password, config.mqtt.tls_context]
+    if isinstance(config.store, InfluxConfig):
+        files = (config.store.token_file, config.store.password_file)
+        readers += [partial(read_secret, file) for file in files if file is not None]
+    mistakes: list[Mistake] = []
+    for read in readers:
+        try:
+            read()
+        except ConfigError as error:
+            mistakes += [Mistake(f"{m.where} {error.file}", m.expected, m.got) for m in error.mistakes]
+    if mistakes:
+        raise ConfigError(str(path), mistakes)
 
 
 def _anchored(config: GatewayConfig, folder: Path) -> GatewayConfig:

@@ -24,7 +24,7 @@ from trisense.gateway.ledger import Entry, Known, Loss, Outcome, Place, Record
 from trisense.gateway.quarantine import Quarantine, describe
 from trisense.gateway.receipts import Answers
 from trisense.gateway.stores.base import Store
-from trisense.gateway.stores.columns import Portion, rows_of
+from trisense.gateway.stores.columns import Portion, readings_of, rows_of
 
 __all__ = ["Delivery", "Group", "Intake"]
 
@@ -73,7 +73,8 @@ class Intake:
         self._returns: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         """``batches_stored``, ``samples_stored``, ``batches_duplicate``, ``batches_refused``, ``forks``,
-        ``bundles_undecodable``: since the start."""
+        ``clones``, ``bundles_undecodable``, ``readings`` (values that are there, in new batches) and
+        ``payload_bytes`` (of every bundle but those of the media lane): since the start."""
 
     def judge(self, deliveries: Sequence[Delivery]) -> Group:
         """Decode and decide; what is refused is in quarantine after this.
@@ -89,6 +90,8 @@ class Intake:
                 self._undecodable(group, delivery, error)
                 continue
             self._judge_bundle(group, delivery, bundle)
+            if delivery.lane is not Lane.MEDIA:
+                self.counts["payload_bytes"] += len(delivery.payload)
         return group
 
     def commit(self, group: Group) -> Answers:
@@ -193,6 +196,7 @@ class Intake:
         group.portions.append(portion)
         group.rows += sum(portion.bundle.heads[i].samples for i in portion.heads)
         group.glimpses.append(look(portion))
+        self.counts["readings"] += readings_of(portion)
         for block in portion.bundle.blocks:
             if block.stream.key == LOSS.key:
                 group.record.losses += _losses(portion.bundle.box, block, portion.heads)

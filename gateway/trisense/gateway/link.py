@@ -175,7 +175,7 @@ class Links:
             if name == "fast"
             else None,
             keepalive=self._config.keepalive_s,
-            tls_context=self._config.tls(),
+            tls_context=self._config.tls_context(),
             timeout=10,
             max_queued_incoming_messages=MESSAGES_IN_CLIENT,
             max_concurrent_outgoing_calls=RECEIPTS_AT_ONCE,

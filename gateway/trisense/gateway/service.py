@@ -76,9 +76,8 @@ class Gateway:
         """Serve until SIGTERM or SIGINT, then drain and leave.
 
         Raises:
-            ConfigError: the HTTP port is taken, or a secret cannot be read.
+            ConfigError: the HTTP port is taken.
         """
-        self._config.mqtt.password()
         listener = _listener(self._config.http.host, self._config.http.port)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -104,7 +103,6 @@ class Gateway:
                 await asyncio.wait([linking], timeout=1.0)
                 linking.cancel()
                 http.should_exit = True
-                http.force_exit = True
                 await serving
         log.info("gateway_stopped", **self._intake.counts)
 
@@ -251,7 +249,11 @@ class Gateway:
         return answer
 
     def health(self) -> dict[str, Any]:
-        """State in numbers, all since the start."""
+        """State in numbers, all since the start.
+
+        ``payload_bytes`` over ``readings`` is what a reading costs on the wire, duplicates included,
+        pictures not.
+        """
         return {
             "ok": self._store_down is None and self._links.connected["fast"],
             "store": self._store.kind,
@@ -265,6 +267,8 @@ class Gateway:
             },
             "receipts": {"sent": self._outbox.sent, "dropped": self._outbox.dropped},
             "quarantine": {"kept": self._quarantine.count, "dropped": self._quarantine.dropped},
+            "readings": self._intake.counts["readings"],
+            "payload_bytes": self._intake.counts["payload_bytes"],
             "counts": dict(self._intake.counts) | dict(self._counts),
         }
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from trisense.core.errors import StoreUnavailable
 from trisense.core.model import Value
@@ -168,7 +168,8 @@ class Store(ABC):
     from one other.
     """
 
-    kind: ClassVar[str]
+    kind: str
+    """As in the configuration."""
     ledger: Ledger
 
     @abstractmethod

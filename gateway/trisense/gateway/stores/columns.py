@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trisense.core.model import FieldType
 from trisense.core.wire import Block, Bundle, Column
 
-__all__ = ["Picture", "Portion", "Series", "Table", "merge", "pictures", "rows_of"]
+__all__ = ["Picture", "Portion", "Series", "Table", "merge", "pictures", "readings_of", "rows_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,17 @@ def merge(portions: Iterable[Portion]) -> list[Table]:
             series = Series(stream.site or bundle.site, bundle.box, stream.device, stream.layer.value)
             parts.setdefault(stream.measurement, []).append((series, block, chosen))
     return [_table(measurement, found) for measurement, found in parts.items()]
+
+
+def readings_of(portion: Portion) -> int:
+    """Values that are there, in the chosen batches; exact where all are chosen, else in proportion."""
+    total = sum(
+        len(block.columns) * len(block.times_ns) - sum(len(column.nulls) for column in block.columns)
+        for block in portion.bundle.blocks
+    )
+    rows = sum(head.samples for head in portion.bundle.heads)
+    chosen = sum(portion.bundle.heads[i].samples for i in portion.heads)
+    return total if chosen == rows else round(total * chosen / rows)
 
 
 def _table(measurement: str, parts: Sequence[tuple[Series, Block, NDArray[np.intp] | None]]) -> Table:

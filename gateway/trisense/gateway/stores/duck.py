@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from threading import Lock
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import duckdb
 import numpy as np
@@ -74,9 +74,8 @@ class DuckLedger(Ledger):
 class DuckStore(DuckReads):
     """One file, one process."""
 
-    kind: ClassVar[str] = "duckdb"
-
     def __init__(self, config: DuckDbConfig) -> None:
+        self.kind = config.kind
         self._config = config
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._opening = Lock()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
 
 import structlog
 from trisense.core.errors import StoreUnavailable, ValueRefused
@@ -44,10 +43,10 @@ MS_NS = 1_000_000
 class LineStore(Store):
     """InfluxDB or VictoriaMetrics."""
 
-    kind: ClassVar[str] = "line-protocol"
     ledger: SqliteLedger
 
     def __init__(self, config: InfluxConfig | VictoriaConfig) -> None:
+        self.kind = config.kind
         self._config = config
         self.ledger = SqliteLedger(config.state_path)
         self._numbers_only = isinstance(config, VictoriaConfig)
