@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 
+import structlog
+from trisense.core import limits
 from trisense.core.messages import Birth, CountersJson, DeviceBirth, FieldBirth, StreamBirth
 from trisense.core.model import Counters
 from trisense.edge.config import BoxConfig, Device
 
 __all__ = ["BirthMaker"]
+
+log = structlog.get_logger(__name__)
 
 
 class BirthMaker:
@@ -30,8 +34,13 @@ class BirthMaker:
 
     def payload(self, counters: Sequence[Counters]) -> str:
         """The message with the counters of every epoch, the current one last."""
-        told = [CountersJson.of(of) for of in counters]
-        return self._still.model_copy(update={"counters": told}).model_dump_json()
+        message = self._still.model_copy(update={"counters": [CountersJson.of(of) for of in counters]})
+        payload = message.model_dump_json()
+        if len(payload.encode()) > limits.PAYLOAD_BYTES:
+            # Every bundle describes its own streams: a box of very many devices goes without them here.
+            log.warning("birth_too_large", size_bytes=len(payload), limit_bytes=limits.PAYLOAD_BYTES)
+            payload = message.model_copy(update={"devices": []}).model_dump_json()
+        return payload
 
 
 def _device(device: Device, site: str) -> DeviceBirth:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -16,7 +16,7 @@ from trisense.core import logs
 from trisense.core.config import ConfigModel, check, mistakes_of, read_toml
 from trisense.core.errors import ConfigError, MissingExtra, Mistake
 from trisense.core.messages import Position
-from trisense.core.model import BOX_DEVICE
+from trisense.core.model import BOX_DEVICE, NAME
 from trisense.drivers.registry import driver_class
 from trisense.drivers.sdk import Driver
 
@@ -191,8 +191,10 @@ def _driver(path: Path, table: Mapping[str, Any], where: str, found: list[Mistak
     known = {mistake.where for mistake in found}
     try:
         cls = driver_class(name)
-        config = _rooted(cls.config_model.model_validate(table), path.resolve().parent)
-        return cls(config)
+        driver = cls(_rooted(cls.config_model.model_validate(table), path.resolve().parent))
+        fresh = list(_stream_mistakes(driver, where))
+        if not fresh:
+            return driver
     except ConfigError as error:
         fresh = [Mistake(f"{where}.{m.where}", m.expected, m.got) for m in error.mistakes]
     except MissingExtra as error:
@@ -201,6 +203,17 @@ def _driver(path: Path, table: Mapping[str, Any], where: str, found: list[Mistak
         fresh = mistakes_of(error, where)
     found += [mistake for mistake in fresh if mistake.where not in known]
     return None
+
+
+def _stream_mistakes(driver: Driver[Any], where: str) -> Iterator[Mistake]:
+    """What would be refused later, batch after batch: names no bundle carries, one stream twice."""
+    keys = Counter(stream.key for stream in driver.streams())
+    for stream in driver.streams():
+        if keys[stream.key] > 1:
+            yield Mistake(where, "streams with a name each", f"{stream.measurement!r} twice")
+        for name in (stream.measurement, *(field.name for field in stream.fields)):
+            if not NAME.fullmatch(name):
+                yield Mistake(where, "names of lower-case letters, digits, _ and -", repr(name))
 
 
 def _rooted(table: Model, folder: Path) -> Model:

@@ -64,6 +64,7 @@ class Outbox:
     def committed(self, heads: Iterable[Head], now_s: float) -> None:
         """Batches that the spool has just committed."""
         self._fresh.extend((now_s, h.id) for h in heads if h.batch_class is BatchClass.DATA)
+        self.live_after(now_s)  # forgets what is no longer live, with or without a link
 
     def sent(self, pick: Pick, now_s: float) -> None:
         """They are being published now."""

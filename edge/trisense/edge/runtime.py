@@ -107,7 +107,7 @@ class Box:
             await asyncio.sleep(TIDY_S)
             try:
                 await door.run(Spool.tidy)
-                batches, samples = await door.run(Spool.waiting)
+                waiting = await door.run(Spool.waiting)
             except SpoolError as error:
                 log.error("tidy_failed", why=str(error))
                 continue
@@ -116,8 +116,7 @@ class Box:
                 "box",
                 committed=batcher.committed,
                 dropped=batcher.dropped,
-                waiting_batches=batches,
-                waiting_samples=samples,
+                waiting_batches=waiting,
                 connected=uplink.connected,
                 failing=[name for name, health in devices.items() if health.error is not None],
                 **uplink.counts,

@@ -22,10 +22,10 @@ __all__ = ["Books", "Epoch"]
 class Epoch:
     opened_ns: int
     next_seq: int = 0
+    low_seq: int = 0
     samples_committed: int = 0
     exact: bool = True
     """False where damage took the numbers: then no counters are reported for it."""
-    low_seq: int = 0
 
 
 @dataclass(slots=True)
@@ -55,7 +55,9 @@ class Books:
             sqlite3.DatabaseError: the file is damaged here.
         """
         self.epochs = {
-            int(row.epoch, 16): Epoch(row.opened_ns, row.next_seq, row.samples_committed, bool(row.exact))
+            int(row.epoch, 16): Epoch(
+                row.opened_ns, row.next_seq, row.low_seq, row.samples_committed, bool(row.exact)
+            )
             for row in read_epochs(self._db)
         }
         for epoch in self.epochs:
@@ -128,10 +130,13 @@ class Books:
 
     def save(self, epoch: int) -> None:
         of = self.epochs[epoch]
-        row = EpochRow(epoch_name(epoch), of.opened_ns, of.next_seq, of.samples_committed, int(of.exact))
+        low_seq = min(of.low_seq, of.next_seq)
+        row = EpochRow(
+            epoch_name(epoch), of.opened_ns, of.next_seq, low_seq, of.samples_committed, int(of.exact)
+        )
         self._db.execute(
-            "INSERT INTO epoch VALUES (?1,?2,?3,?4,?5,?6) ON CONFLICT (epoch) DO UPDATE SET"
-            " next_seq = ?3, samples_committed = ?4, exact = ?5, crc = ?6",
+            "INSERT INTO epoch VALUES (?1,?2,?3,?4,?5,?6,?7) ON CONFLICT (epoch) DO UPDATE SET"
+            " next_seq = ?3, low_seq = ?4, samples_committed = ?5, exact = ?6, crc = ?7",
             row.cells(),
         )
 

@@ -23,13 +23,13 @@ from trisense.edge.spool.rows import checksum
 
 __all__ = [
     "CORRUPT_CODES",
-    "FULL_CODES",
     "Ballast",
     "BatchRow",
     "EpochNote",
     "EpochRow",
     "StreamRow",
     "connect",
+    "discard_aside",
     "lock",
     "read_batches",
     "read_epochs",
@@ -47,16 +47,14 @@ CHECKPOINT_PAGES: Final = 256
 QUICK_CHECK_BYTES: Final = 64 * 1024 * 1024
 """Largest file that is read whole at the start; an SD card gives about 30 MB a second."""
 CORRUPT_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-FULL_CODES: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
-"""A full disk answers with either, depending on which file could not grow."""
 
 WAL_HEAD: Final = struct.Struct(">III I 8s 8s")
 WAL_FRAME: Final = struct.Struct(">II 8s 8s")
 
 SCHEMA: Final = """
 CREATE TABLE epoch (
-    epoch TEXT PRIMARY KEY, opened_ns INTEGER, next_seq INTEGER, samples_committed INTEGER,
-    exact INTEGER, crc INTEGER);
+    epoch TEXT PRIMARY KEY, opened_ns INTEGER, next_seq INTEGER, low_seq INTEGER,
+    samples_committed INTEGER, exact INTEGER, crc INTEGER);
 CREATE TABLE stream (
     id INTEGER PRIMARY KEY, description BLOB, last_ns INTEGER, max_n INTEGER, crc INTEGER);
 CREATE TABLE batch (
@@ -75,12 +73,21 @@ class EpochRow:
     epoch: str
     opened_ns: int
     next_seq: int
+    low_seq: int
+    """At or below the first batch that waits: where to begin looking for it."""
     samples_committed: int
     exact: int
 
     def cells(self) -> tuple[object, ...]:
         """Every cell, the checksum last."""
-        bare = (self.epoch, self.opened_ns, self.next_seq, self.samples_committed, self.exact)
+        bare = (
+            self.epoch,
+            self.opened_ns,
+            self.next_seq,
+            self.low_seq,
+            self.samples_committed,
+            self.exact,
+        )
         return (*bare, checksum(bare))
 
 
@@ -282,7 +289,7 @@ def read_epochs(db: sqlite3.Connection, *, damaged_ok: bool = False) -> list[Epo
     """Epochs, oldest first. A damaged row raises ``DatabaseError`` unless ``damaged_ok``."""
     found = []
     for *cells, crc in db.execute(
-        "SELECT epoch, opened_ns, next_seq, samples_committed, exact, crc FROM epoch ORDER BY rowid"
+        "SELECT epoch, opened_ns, next_seq, low_seq, samples_committed, exact, crc FROM epoch ORDER BY rowid"
     ):
         if checksum(cells) == crc:
             found.append(EpochRow(*cells))
@@ -323,10 +330,17 @@ def read_batches(db: sqlite3.Connection, *, until: float) -> Iterator[BatchRow]:
             log.debug("spool_salvage_stopped", why=str(error), after=seen)
 
 
+def discard_aside(path: Path) -> bool:
+    """Delete what ``set_aside`` kept; tells whether there was anything."""
+    kept = list(path.parent.glob(f"{path.name}.damaged*"))
+    for old in kept:
+        old.unlink(missing_ok=True)
+    return bool(kept)
+
+
 def set_aside(path: Path) -> Path:
     """Move a damaged spool and its WAL out of the way; only the newest such copy is kept."""
-    for old in path.parent.glob(f"{path.name}.damaged*"):
-        old.unlink()
+    discard_aside(path)
     aside = path.with_name(f"{path.name}.damaged")
     for suffix in ("-wal", ""):
         part = path.with_name(path.name + suffix)
@@ -387,6 +401,11 @@ class EpochNote:
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(self._path)
+            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)  # the names of the spool's own files too
+            finally:
+                os.close(folder)
         except OSError as error:
             log.warning("spool_note_failed", path=str(self._path), why=str(error))
 

@@ -20,10 +20,11 @@ from typing import Final, TypeVar
 import structlog
 from trisense.core.errors import SpoolError, SpoolFull
 from trisense.core.messages import LOSS, EpochReceipt
-from trisense.core.model import Batch, BatchClass, ClockState, Counters, Value, batch_hash
+from trisense.core.model import Batch, BatchClass, Counters, Value, batch_hash
 from trisense.edge.clock import Clock
 from trisense.edge.ordinals import Ordinals
 from trisense.edge.spool import file as files
+from trisense.edge.spool import reading
 from trisense.edge.spool.books import Books, Epoch
 from trisense.edge.spool.model import (
     LOSS_NAMES,
@@ -37,7 +38,8 @@ from trisense.edge.spool.model import (
     loss_samples,
     runs,
 )
-from trisense.edge.spool.rows import pack_rows, unpack_rows
+from trisense.edge.spool.reading import HEAD
+from trisense.edge.spool.rows import pack_rows
 from trisense.edge.spool.salvage import Salvage
 
 __all__ = ["Spool"]
@@ -54,7 +56,6 @@ ROUNDS: Final = 40
 """Times a commit may make room before it gives up: more than any one batch can need."""
 EPOCHS_KEPT: Final = 256
 """Drained epochs remembered for the birth message."""
-HEAD: Final = "SELECT id, epoch, seq, class, samples, length(rows) + ifnull(length(blob), 0) FROM batch"
 
 
 class Spool:
@@ -68,7 +69,7 @@ class Spool:
         self._ballast = files.Ballast(path, self._options.ballast_bytes)
         self._note = files.EpochNote(path)
         self._lock = -1
-        self._db: sqlite3.Connection
+        self._connection: sqlite3.Connection | None = None
         self._books: Books
         self._loss_ordinals = Ordinals()
 
@@ -90,12 +91,7 @@ class Spool:
         """
         self._lock = files.lock(self.path)
         try:
-            try:
-                self._open_file()
-            except sqlite3.Error as error:
-                if _code(error) not in files.CORRUPT_CODES:
-                    raise SpoolError(f"{self.path}: cannot open: {error}") from error
-                self._start_afresh(error)
+            self._open_or_start_afresh()
             self._ballast.load()
         except BaseException:
             os.close(self._lock)
@@ -103,16 +99,35 @@ class Spool:
 
     def close(self) -> None:
         """Close the file and let go of it."""
-        self._db.close()
+        self._let_go()
         os.close(self._lock)
 
-    def _open_file(self) -> None:
-        self._db, tail_lost = files.connect(self.path, max_bytes=self._options.max_bytes)
-        self._books = Books(self._db)
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise sqlite3.ProgrammingError("the spool has no file open")
+        return self._connection
+
+    def _let_go(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open_or_start_afresh(self) -> None:
         try:
+            self._open_file()
+        except sqlite3.Error as error:
+            if _code(error) not in files.CORRUPT_CODES:
+                raise SpoolError(f"{self.path}: cannot open: {error}") from error
+            self._start_afresh(error)
+
+    def _open_file(self) -> None:
+        self._connection, tail_lost = files.connect(self.path, max_bytes=self._options.max_bytes)
+        try:
+            self._books = Books(self._db)
             self._books.load()
         except BaseException:
-            self._db.close()
+            self._let_go()
             raise
         self._loss_ordinals = self._books.ordinals(LOSS.key)
         before = self._note.read()[-1:]
@@ -147,7 +162,7 @@ class Spool:
     def drop(self, ids: Iterable[int], reason: str) -> list[Head]:
         """Give up batches that can never be sent; gives the batch that declares them lost."""
         wanted = list(ids)
-        return self._durably(lambda: self._drop(self._heads_of(wanted), reason))
+        return self._durably(lambda: self._drop(reading.heads_of(self._db, wanted), reason))
 
     def _insert(self, cut: Cut) -> Head:
         clock = self._clock.state()
@@ -190,14 +205,28 @@ class Spool:
             try:
                 return self._transact(work)
             except sqlite3.Error as error:
-                if _code(error) in files.CORRUPT_CODES:
-                    self._db.close()
-                    self._start_afresh(error)
-                elif _code(error) not in files.FULL_CODES:
-                    raise SpoolError(f"{self.path}: {error}") from error
-                elif not self._make_room(error):
+                if not self._recover(error):
                     break
         raise SpoolFull(f"{self.path}: no room on the disk or below the cap, and nothing left to drop")
+
+    def _recover(self, error: sqlite3.Error) -> bool:
+        """Do what helps against ``error``; False when there is no room and nothing to free.
+
+        Raises:
+            SpoolError: nothing helps but time.
+        """
+        if _code(error) in files.CORRUPT_CODES:
+            self._start_afresh(error)
+            return True
+        if self._connection is None:
+            self._open_or_start_afresh()  # an earlier attempt found a disk that allowed nothing
+            return True
+        # A disk that is full answers either way, depending on which file could not grow.
+        if _code(error) == sqlite3.SQLITE_FULL or (
+            _code(error) == sqlite3.SQLITE_IOERR and self._ballast.disk_is_short()
+        ):
+            return self._make_room(error)
+        raise SpoolError(f"{self.path}: {error}") from error
 
     def _transact(self, work: Callable[[], T]) -> T:
         current = replace(self._books.epochs[self.epoch])
@@ -218,13 +247,13 @@ class Spool:
     # --- room ---
 
     def _make_room(self, error: sqlite3.Error) -> bool:
-        """Free some room: the ballast, receipted batches, then what the policy drops.
+        """Free some room: a damaged copy, the ballast, receipted batches, then what the policy drops.
 
         Gives False when nothing is left to free.
         """
         short = self._ballast.disk_is_short()
-        released = short and self._ballast.release()
-        log.warning("spool_full", why=str(error), disk_is_short=short, ballast_released=released)
+        helped = short and (files.discard_aside(self.path) or self._ballast.release())
+        log.warning("spool_full", why=str(error), disk_is_short=short, helped=helped)
         if short:
             # What the ballast gave is for the WAL: the file itself must not grow into it.
             self._cap(grow=False)
@@ -232,11 +261,10 @@ class Spool:
         try:
             freed = self._transact(lambda: self._free("disk_full" if short else "cap"))
         except sqlite3.Error as again:
-            if _code(again) not in files.FULL_CODES:
-                raise SpoolError(f"{self.path}: cannot make room: {again}") from again
-            return released
+            log.warning("spool_room_failed", why=str(again))
+            return helped
         self._fold_wal()
-        return freed or released
+        return freed or helped
 
     def _cap(self, *, grow: bool) -> None:
         """Let the file grow up to its cap, or not beyond what it has."""
@@ -265,7 +293,7 @@ class Spool:
 
     def _drop(self, heads: Sequence[Head], reason: str) -> list[Head]:
         """Delete batches and declare them lost, in the caller's transaction."""
-        times_ns = {head.id: self._committed_ns(head.id) for head in heads}
+        times_ns = {head.id: reading.committed_ns(self._db, head.id) for head in heads}
         lost = [values for head in heads for values in self._declared_in(head)]
         for run in runs(heads):
             span = [times_ns[head.id] for head in run]
@@ -277,7 +305,7 @@ class Spool:
 
     def _declared_in(self, head: Head) -> list[tuple[Value, ...]]:
         """Losses a batch declares: they must be said again when it is itself dropped."""
-        row = self._row(head.id) if head.batch_class is BatchClass.ALARM else None
+        row = reading.row(self._db, head.id) if head.batch_class is BatchClass.ALARM else None
         batch = None if row is None else self._batch(row)
         return [] if batch is None else [s.values for s in batch.samples if s.stream == LOSS]
 
@@ -317,16 +345,15 @@ class Spool:
         wanted = list(ids)
         return self._guarded(lambda: self._load_batches(wanted))
 
-    def waiting(self) -> tuple[int, int]:
-        """(batches, samples) without a receipt."""
-        query = "SELECT count(*), ifnull(sum(samples), 0) FROM batch WHERE settled = 0"
-        batches, samples = self._guarded(lambda: self._db.execute(query).fetchone())
-        return int(batches), int(samples)
+    def waiting(self) -> int:
+        """Batches without a receipt."""
+        query = "SELECT count(*) FROM batch WHERE settled = 0"
+        return int(self._guarded(lambda: self._db.execute(query).fetchone())[0])
 
     def _load_batches(self, ids: Sequence[int]) -> list[tuple[Head, Batch]]:
         found = []
         for identity in ids:
-            row = self._row(identity)
+            row = reading.row(self._db, identity)
             if row is None:
                 continue
             batch = self._batch(row)
@@ -336,24 +363,6 @@ class Spool:
             head = Head(identity, batch.epoch, row.seq, batch.batch_class, row.samples, row.size_bytes)
             found.append((head, batch))
         return found
-
-    def _batch(self, row: files.BatchRow) -> Batch | None:
-        """The batch in a row, or None where the row is damaged."""
-        if not row.whole():
-            return None
-        try:
-            samples = unpack_rows(row.rows, self._books.stream)
-        except KeyError:
-            return None  # the description of its stream is gone
-        return Batch(
-            epoch=int(row.epoch, 16),
-            seq=row.seq,
-            batch_class=BatchClass(row.batch_class),
-            clock=ClockState(bool(row.synced), row.error_ms),
-            samples=samples,
-            hash=row.hash,
-            blob=row.blob,
-        )
 
     def _condemn(self, identity: int) -> None:
         """Mark a damaged row, keep its bytes for a look, and declare what it held."""
@@ -375,38 +384,19 @@ class Spool:
         self._durably(work)
 
     def _heads(self, query: str, up_to_bytes: int | None, *arguments: object) -> list[Head]:
-        """Heads of a ``HEAD`` query, until their sizes pass ``up_to_bytes``."""
-        found = []
-        total_bytes = 0
-        for identity, name, seq, kind, samples, size in self._db.execute(query, arguments):
-            found.append(Head(identity, epoch_number(name), seq, BatchClass(kind), samples, size))
-            total_bytes += size
-            if up_to_bytes is not None and total_bytes >= up_to_bytes:
-                break
-        return found
+        return reading.heads(self._db, query, up_to_bytes, *arguments)
 
-    def _heads_of(self, ids: Iterable[int]) -> list[Head]:
-        query = f"{HEAD} WHERE id = ? AND settled = 0"
-        return [head for identity in ids for head in self._heads(query, None, identity)]
-
-    def _row(self, identity: int) -> files.BatchRow | None:
-        query = f"SELECT {files.BatchRow.COLUMNS} FROM batch WHERE id = ?"  # noqa: S608  # a constant
-        cells = self._db.execute(query, (identity,)).fetchone()
-        return None if cells is None else files.BatchRow(*cells)
-
-    def _committed_ns(self, identity: int) -> int:
-        (value,) = self._db.execute("SELECT committed_ns FROM batch WHERE id = ?", (identity,)).fetchone()
-        return int(value)
+    def _batch(self, row: files.BatchRow) -> Batch | None:
+        return reading.batch(row, self._books.stream)
 
     def _guarded(self, work: Callable[[], T]) -> T:
         """Run a read; when it meets a damaged file, start afresh and read that."""
         try:
             return work()
         except sqlite3.Error as error:
-            if _code(error) not in files.CORRUPT_CODES:
+            if _code(error) not in files.CORRUPT_CODES and self._connection is not None:
                 raise SpoolError(f"{self.path}: {error}") from error
-            self._db.close()
-            self._start_afresh(error)
+            self._recover(error)
             return work()
 
     # --- receipts and counters ---
@@ -417,11 +407,13 @@ class Spool:
         Not durable on its own, for a mark lost in a power cut costs one re-send.
         """
         wanted = list(receipts)
-        self._db.execute("PRAGMA synchronous = NORMAL")
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA synchronous = NORMAL")
         try:
             return self._durably(lambda: self._settle(wanted))
         finally:
-            self._db.execute("PRAGMA synchronous = FULL")
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("PRAGMA synchronous = FULL")
 
     def _settle(self, receipts: Iterable[EpochReceipt]) -> Settled:
         heads: list[Head] = []
@@ -466,29 +458,40 @@ class Spool:
     # --- damage ---
 
     def _start_afresh(self, error: sqlite3.Error) -> None:
-        """Put a damaged file aside, begin a new one, and carry over what can be read in time."""
-        aside = files.set_aside(self.path)
-        log.error("spool_damaged", path=str(self.path), why=str(error), kept_as=str(aside))
-        noted = self._note.read()
-        salvage = Salvage(aside)
-        self._db, _ = files.connect(self.path, max_bytes=self._options.max_bytes)
+        """Put a damaged file aside, begin a new one, and carry over what can be read in time.
+
+        Raises:
+            SpoolError: the disk does not allow it now; the next call tries again.
+        """
+        try:
+            self._let_go()
+            aside = files.set_aside(self.path)
+            log.error("spool_damaged", path=str(self.path), why=str(error), kept_as=str(aside))
+            salvage = Salvage(aside)
+            self._connection, _ = files.connect(self.path, max_bytes=self._options.max_bytes)
+            self._fill(salvage)
+            self._books = Books(self._db)
+            self._books.load()
+        except (sqlite3.Error, OSError) as again:
+            self._let_go()
+            raise SpoolError(f"{self.path}: cannot begin a new spool: {again}") from again
+        self._loss_ordinals = self._books.ordinals(LOSS.key)
+        losses = salvage.losses(self._note.read())
+        self._begin_epoch()
+        log.error("spool_salvaged", batches=salvage.count, losses=len(losses))
+        self._durably(lambda: self._insert_losses([loss.values() for loss in losses]))
+
+    def _fill(self, salvage: Salvage) -> None:
+        """Carry batches over, all or, where the disk is full too, none: they are in the file put aside."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             salvage.run(self._db)
             self._db.execute("COMMIT")
-        except sqlite3.Error as again:
-            # The disk may be full too: what was not carried over is in the file put aside.
-            log.error("spool_salvage_failed", why=str(again))
+        except sqlite3.Error as error:
+            log.error("spool_salvage_failed", why=str(error))
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
-            salvage.count = 0
-        self._books = Books(self._db)
-        self._books.load()
-        self._loss_ordinals = self._books.ordinals(LOSS.key)
-        self._begin_epoch()
-        losses = salvage.losses(noted)
-        log.error("spool_salvaged", batches=salvage.count, losses=len(losses))
-        self._durably(lambda: self._insert_losses([loss.values() for loss in losses]))
+            salvage.nothing_kept()
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -67,9 +67,14 @@ class Salvage:
             self.count += 1
         for epoch, seqs in self._present.items():
             if epoch not in self._epochs:
-                self._epochs[epoch] = EpochRow(epoch_name(epoch), 0, max(seqs, default=-1) + 1, 0, 0)
+                self._epochs[epoch] = EpochRow(epoch_name(epoch), 0, max(seqs, default=-1) + 1, 0, 0, 0)
         for number in sorted(self._epochs, key=lambda e: self._epochs[e].opened_ns):
-            db.execute("INSERT INTO epoch VALUES (?,?,?,?,?,?)", self._epochs[number].cells())
+            db.execute("INSERT INTO epoch VALUES (?,?,?,?,?,?,?)", self._epochs[number].cells())
+
+    def nothing_kept(self) -> None:
+        """What ``run`` wrote was rolled back: all of it must be declared lost."""
+        self.count = 0
+        self._present = {}
 
     def losses(self, noted: Iterable[int]) -> list[Loss]:
         """Everything that may be gone, ``noted`` being the epochs known from outside the file.

@@ -1,0 +1,65 @@
+"""How batches are read out of the spool's file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from trisense.core.model import Batch, BatchClass, ClockState, Stream
+from trisense.edge.spool.file import BatchRow
+from trisense.edge.spool.model import Head, epoch_number
+from trisense.edge.spool.rows import unpack_rows
+
+__all__ = ["HEAD", "batch", "committed_ns", "heads", "heads_of", "row"]
+
+HEAD: Final = "SELECT id, epoch, seq, class, samples, length(rows) + ifnull(length(blob), 0) FROM batch"
+"""Begins every query for heads."""
+
+
+def heads(db: sqlite3.Connection, query: str, up_to_bytes: int | None, *arguments: object) -> list[Head]:
+    """Heads of a query that begins with ``HEAD``, until their sizes pass ``up_to_bytes``."""
+    found = []
+    total_bytes = 0
+    for identity, name, seq, kind, samples, size_bytes in db.execute(query, arguments):
+        found.append(Head(identity, epoch_number(name), seq, BatchClass(kind), samples, size_bytes))
+        total_bytes += size_bytes
+        if up_to_bytes is not None and total_bytes >= up_to_bytes:
+            break
+    return found
+
+
+def heads_of(db: sqlite3.Connection, ids: Iterable[int]) -> list[Head]:
+    """Heads of those of ``ids`` that still wait."""
+    query = f"{HEAD} WHERE id = ? AND settled = 0"
+    return [head for identity in ids for head in heads(db, query, None, identity)]
+
+
+def row(db: sqlite3.Connection, identity: int) -> BatchRow | None:
+    query = f"SELECT {BatchRow.COLUMNS} FROM batch WHERE id = ?"  # noqa: S608  # a constant
+    cells = db.execute(query, (identity,)).fetchone()
+    return None if cells is None else BatchRow(*cells)
+
+
+def committed_ns(db: sqlite3.Connection, identity: int) -> int:
+    (value,) = db.execute("SELECT committed_ns FROM batch WHERE id = ?", (identity,)).fetchone()
+    return int(value)
+
+
+def batch(of: BatchRow, stream: Callable[[int], Stream]) -> Batch | None:
+    """The batch in a row, or None where the row is damaged."""
+    if not of.whole():
+        return None
+    try:
+        samples = unpack_rows(of.rows, stream)
+    except KeyError:
+        return None  # the description of its stream is gone
+    return Batch(
+        epoch=int(of.epoch, 16),
+        seq=of.seq,
+        batch_class=BatchClass(of.batch_class),
+        clock=ClockState(bool(of.synced), of.error_ms),
+        samples=samples,
+        hash=of.hash,
+        blob=of.blob,
+    )
