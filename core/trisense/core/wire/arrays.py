@@ -1,7 +1,6 @@
 """The operations of ``lists`` on int64 arrays: whole columns at once, for a gateway.
 
-Each raises OverflowError where it cannot prove that int64 holds the result; the caller then decodes
-that column with ``lists``.
+None looks for overflow: ``integers.Decoding`` bounds every result before it asks for it.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from trisense.core.wire import tables
 from trisense.core.wire.bits import BitReader
 
 Vector: TypeAlias = NDArray[np.int64]
-WIDE: Final = 62
-LIMIT: Final = 2**63 - 1
 CHUNK_BITS: Final = 7
 """Code words take less on average: so many bits a word are looked up at first."""
+ROUNDING: Final = 1 + 2**-20
+"""More than a sum of doubles can be too small by."""
+POWERS: Final = 1 << np.arange(7, -1, -1, dtype=np.int64)
 CONTAINERS: Final = ((8, ">u1"), (16, ">u2"), (32, ">u4"), (64, ">u8"))
 
 
@@ -32,9 +32,11 @@ class Windows:
         words = octets[:-2].astype(np.uint32) << 16
         words |= octets[1:-1].astype(np.uint32) << 8
         words |= octets[2:]
-        drops = np.arange(24 - tables.CODE_BITS, 16 - tables.CODE_BITS, -1, dtype=np.uint32)
+        at = np.empty((len(words), 8), np.uint16)
+        for bit in range(8):
+            at[:, bit] = (words >> (24 - tables.CODE_BITS - bit)) & ((1 << tables.CODE_BITS) - 1)
         self.octets = octets
-        self.at = ((words[:, None] >> drops) & ((1 << tables.CODE_BITS) - 1)).astype(np.uint16).reshape(-1)
+        self.at = at.reshape(-1)
 
 
 def _windows(reader: BitReader) -> Windows:
@@ -51,139 +53,120 @@ def _lookup(table: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 def symbols(reader: BitReader, count: int, table: int) -> Vector:
     """So many code words of one table."""
-    windows = _windows(reader).at[reader.position :]
-    lengths, values = _lookup(table)
     start, left = reader.position, reader.end - reader.position
     if count > left:
         raise WireError("truncated", f"{count} code words wanted, {left} bits left")
-    begins, at = _begins(lengths, windows, count)
-    if at > left:
+    windows = _windows(reader).at[start:]
+    lengths, values = _lookup(table)
+    begins, end = _begins(lengths, windows, count)
+    if end > left:
         raise WireError("truncated", "a code word runs past the end")
-    reader.position = start + at
+    reader.position = start + end
     return values[windows[begins]].astype(np.int64)
 
 
-def _begins(lengths: NDArray[np.uint8], windows: NDArray[np.uint16], count: int) -> tuple[list[int], int]:
-    """Where each of ``count`` words begins, and where the last ends."""
-    begins: list[int] = []
-    at = 0
-    sizes = b""
-    while len(begins) < count:
-        wanted = len(sizes) + (count - len(begins)) * CHUNK_BITS + tables.CODE_BITS
-        known = len(sizes)
-        sizes += lengths[windows[known:wanted]].tobytes()
-        if at >= len(sizes):
-            raise WireError("truncated", "a code word runs past the end")
-        stop = len(sizes)
-        for _ in range(count - len(begins)):
-            begins.append(at)
-            at += sizes[at]
-            if at >= stop:
-                break
-    return begins, at
+def _begins(
+    lengths: NDArray[np.uint8], windows: NDArray[np.uint16], count: int
+) -> tuple[NDArray[np.intp], int]:
+    """Where each of ``count`` words begins, and where the last ends.
+
+    The length of a word is looked up for every bit at once; only the walk from word to word is a loop.
+    """
+    for bits in (CHUNK_BITS, tables.CODE_BITS):
+        sizes = lengths[windows[: count * bits]].tobytes()
+        marks = bytearray(len(sizes))
+        at = 0
+        try:
+            for _ in range(count):
+                marks[at] = 1
+                at += sizes[at]
+        except IndexError:
+            continue
+        return np.frombuffer(marks, np.bool_).nonzero()[0], at
+    raise WireError("truncated", "a code word runs past the end")
 
 
 def plane(reader: BitReader, count: int, width: int) -> Vector:
     """So many numbers of one width."""
-    if width > WIDE:
-        raise OverflowError
-    if not width:
-        return np.zeros(count, np.int64)
     start = reader.take(count * width)
     stop = start + count * width
-    bits = np.unpackbits(_windows(reader).octets[start >> 3 : (stop + 7) >> 3])[start & 7 :][: count * width]
+    bits = np.unpackbits(_windows(reader).octets[start >> 3 : (stop + 7) >> 3])
+    table: NDArray[np.uint8] = bits[start & 7 : (start & 7) + count * width].reshape(count, width)
+    if width <= 8:
+        return cast("Vector", table @ POWERS[-width:])
     size, kind = next(c for c in CONTAINERS if c[0] >= width)
     spread = np.zeros((count, size), np.uint8)
-    spread[:, size - width :] = bits.reshape(count, width)
-    return np.packbits(spread, axis=1).view(kind).reshape(count).astype(np.int64)
+    spread[:, size - width :] = table
+    packed: Vector = np.packbits(spread, axis=1).view(kind).reshape(count).astype(np.int64)
+    return packed
 
 
 def fill(count: int, value: int) -> Vector:
     return np.full(count, value, np.int64)
 
 
-def any_at_least(values: Vector, bound: int) -> Vector:
-    """Rows that hold ``bound`` or more."""
-    return np.flatnonzero(values >= bound)
+def equal_to(values: Vector, value: int) -> Vector:
+    """Rows that hold ``value``."""
+    rows: Vector = (values == value).nonzero()[0]
+    return rows
 
 
 def place(base: Vector, rows: Vector, values: Vector) -> Vector:
     """``base`` with ``values`` added at ``rows``."""
-    _check(_largest(base) + _largest(values))
-    result = base.copy()
-    result[rows] += values
-    return result
+    base[rows] += values
+    return base
 
 
 def joined(tops: Vector, lows: Vector, shift: int) -> Vector:
-    _check((_largest(tops) + 1) << shift)
     return (tops << shift) | lows
 
 
 def centred(naturals: Vector, centre: int) -> Vector:
     """Zig-zag undone, centre added."""
-    _check((_largest(naturals) >> 1) + 1 + abs(centre))
-    return ((naturals >> 1) ^ -(naturals & 1)) + centre
+    signed = (naturals >> 1) ^ -(naturals & 1)
+    return signed + centre if centre else signed
 
 
 def cumulate(first: int, steps: Vector) -> Vector:
     """Running sum that begins with ``first``."""
-    _check(abs(first) + _largest(steps) * len(steps))
     result = np.empty(len(steps) + 1, np.int64)
-    result[0] = first
-    np.cumsum(steps, out=result[1:])
-    if first:
-        result[1:] += first
-    return result
+    result[0] = 0
+    steps.cumsum(out=result[1:])
+    return result + first if first else result
 
 
 def concat(first: int, rest: Vector) -> Vector:
-    _check(abs(first))
-    return np.concatenate(([first], rest))
+    result = np.empty(len(rest) + 1, np.int64)
+    result[0], result[1:] = first, rest
+    return result
 
 
 def differences(values: Vector, order: int) -> Vector:
     """Rows 1 and on for order 0 and 1, rows 2 and on for order 2."""
-    _check(_largest(values) * 4)
-    return values[1:] if order == 0 else np.diff(values, order)
+    for _ in range(order):
+        values = values[1:] - values[:-1]
+    return values if order else values[1:]
 
 
 def weighted(parts: Sequence[Vector], weights: Sequence[int], shift: int) -> Vector:
     """(sum of weight x part) >> shift, rounded half up."""
-    half = 1 << shift >> 1
-    _check(half + sum(abs(w) * _largest(p) for w, p in zip(weights, parts, strict=True)))
-    total = np.full(len(parts[0]), half, np.int64)
+    total = np.full(len(parts[0]), 1 << shift >> 1, np.int64)
     for part, weight in zip(parts, weights, strict=True):
         total += part * weight
     return total >> min(shift, 63)
 
 
 def add(left: Vector, right: Vector) -> Vector:
-    _check(_largest(left) + _largest(right))
     return left + right
 
 
 def affine(values: Vector, step: int, first: int) -> Vector:
     """Each value times ``step``, plus ``first``."""
-    _check(_largest(values) * step + abs(first))
     return values * step + first if step != 1 else values + first
 
 
 def take(values: Vector, rows: Vector) -> Vector:
     return values[rows]
-
-
-def _largest(values: Vector) -> int:
-    return max(int(values.max()), -int(values.min())) if len(values) else 0
-
-
-def _check(bound: int) -> None:
-    if bound > LIMIT:
-        raise OverflowError
-
-
-def vector(values: list[int]) -> Vector:
-    return np.array(values, np.int64)
 
 
 def rows_by(keys: Sequence[Vector]) -> Vector:
@@ -198,31 +181,48 @@ def unsorted(values: Vector, order: Vector) -> Vector:
     return result
 
 
-def sizes(values: Vector) -> Vector:
-    """Without signs."""
-    return np.abs(values)
+def limits(values: Vector) -> tuple[int, int]:
+    """The lowest and the highest; 0 where there is none."""
+    return (int(values.min()), int(values.max())) if len(values) else (0, 0)
+
+
+def variation(values: Vector) -> int:
+    """At least the sum of all sizes: no running sum of the values is larger."""
+    return int(np.abs(values).sum(dtype=np.float64) * ROUNDING) + 1
+
+
+def others(nulls: Sequence[int], rows: int) -> Vector:
+    """Rows that are no nulls."""
+    rest: Vector = _present(nulls, rows).nonzero()[0]
+    return rest
 
 
 def filled(values: Vector, nulls: Sequence[int], rows: int) -> Vector:
     """All rows: a null one holds the value before it, or else the first."""
-    if not len(nulls):
+    if not nulls:
         return values
-    present = np.ones(rows, np.int64)
-    present[list(nulls)] = 0
-    return values[np.maximum(np.cumsum(present) - 1, 0)]
+    last: Vector = np.maximum(_present(nulls, rows).cumsum() - 1, 0)
+    return values[last]
 
 
 def spread(values: NDArray[Any], nulls: Sequence[int], rows: int) -> NDArray[Any]:
     """All rows: 0 at a null one."""
-    if not len(nulls):
+    if not nulls:
         return values
-    present = np.ones(rows, np.bool_)
-    present[list(nulls)] = False
     result = np.zeros(rows, values.dtype)
-    result[present] = values
+    result[_present(nulls, rows)] = values
     return result
 
 
-def limits(values: Vector) -> tuple[int, int] | None:
-    """The lowest and the highest."""
-    return (int(values.min()), int(values.max())) if len(values) else None
+def _present(nulls: Sequence[int], rows: int) -> NDArray[np.bool_]:
+    present = np.ones(rows, np.bool_)
+    present[np.array(nulls)] = False
+    return present
+
+
+def vector(values: list[int]) -> Vector:
+    return np.array(values, np.int64)
+
+
+def listed(values: Vector) -> list[int]:
+    return cast("list[int]", values.tolist())

@@ -15,6 +15,7 @@ __all__ = ["NUMBER_BITS", "BitReader", "fixed", "integer", "natural", "plane", "
 
 NUMBER_BITS: Final = 72
 """Widest number in a stream: a zig-zag difference of two signed 64-bit integers needs 66."""
+LENGTH_BITS: Final = NUMBER_BITS.bit_length()
 
 
 def fixed(value: int, width: int) -> str:
@@ -58,6 +59,7 @@ class BitReader:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
+        self._padded = data + bytes(12)
         self.position = 0
         """In bits."""
         self.end = len(data) * 8
@@ -77,21 +79,32 @@ class BitReader:
         return start
 
     def fixed(self, width: int) -> int:
-        start = self.take(width)
-        stop = start + width
-        chunk = int.from_bytes(self.data[start >> 3 : (stop + 7) >> 3], "big")
+        stop = self.take(width) + width
+        chunk = int.from_bytes(self.data[(stop - width) >> 3 : (stop + 7) >> 3], "big")
         return (chunk >> (-stop & 7)) & ((1 << width) - 1)
 
+    def word(self, lengths: bytes, symbols: bytes, width: int) -> int:
+        """The symbol of one code word, looked up by the next ``width`` bits, at most 16."""
+        start = self.position
+        chunk = int.from_bytes(self._padded[start >> 3 : (start >> 3) + 3], "big")
+        window = chunk >> (24 - width - (start & 7)) & ((1 << width) - 1)
+        self.take(lengths[window])
+        return symbols[window]
+
     def natural(self) -> int:
-        prefix = 1
-        while not self.fixed(1):
-            prefix += 1
-            if prefix > NUMBER_BITS.bit_length():
-                raise WireError("number", "longer than any number in a bundle")
-        length = (1 << (prefix - 1)) | self.fixed(prefix - 1)
+        start = self.position
+        byte, skipped = start >> 3, start & 7
+        # The longest code has 13 bits of length and 71 of number: with the skipped ones, 12 bytes.
+        chunk = int.from_bytes(self._padded[byte : byte + 12], "big") & ((1 << (96 - skipped)) - 1)
+        left = 96 - skipped
+        zeros = left - chunk.bit_length()
+        left -= 2 * zeros + 1
+        length = chunk >> left if zeros < LENGTH_BITS else NUMBER_BITS + 1
         if length > NUMBER_BITS:
-            raise WireError("number", f"{length} bits")
-        return ((1 << (length - 1)) | self.fixed(length - 1)) - 1
+            raise WireError("number", "longer than any number in a bundle")
+        left -= length - 1
+        self.take(2 * zeros + length)
+        return ((chunk >> left) & ((1 << (length - 1)) - 1) | 1 << (length - 1)) - 1
 
     def integer(self) -> int:
         value = self.natural()

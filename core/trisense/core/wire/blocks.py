@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
+from math import isfinite
 from typing import Final
 
 from trisense.core import limits
@@ -58,15 +60,21 @@ def write_table(shape: Shape, rows: Sequence[Sample], texts: bytearray) -> str:
     table = Table(len(rows))
     parts = [_write_times(shape, rows), _write_ordinals(rows)]
     quality = _quality(shape, rows)
-    for at, (field, cells) in enumerate(
-        zip(shape.fields, zip(*(s.values for s in rows), strict=True), strict=True)
-    ):
-        values: Sequence[Value] = [check_value(cell, field.type) for cell in cells]
+    columns = zip(*(row.values for row in rows), strict=True)
+    for at, (field, cells) in enumerate(zip(shape.fields, columns, strict=True)):
+        values = _checked(cells, field.type)
         if field.type is FieldType.STR:
             bits, values = _write_entries(values, texts)
             parts.append(bits)
         parts.append(encode_column(table, field.type, values, quality.get(at, {})))
     return "".join(parts)
+
+
+def _checked(cells: tuple[Value, ...], type_: FieldType) -> Sequence[Value]:
+    """``check_value`` of each; at once where all are finite floats, as almost always."""
+    if type_ is FieldType.FLOAT and set(map(type, cells)) == {float} and all(map(isfinite, cells)):  # type: ignore[arg-type]  # all are floats
+        return cells
+    return [check_value(cell, type_) for cell in cells]
 
 
 def _write_times(shape: Shape, rows: Sequence[Sample]) -> str:
@@ -117,7 +125,7 @@ def _write_entries(values: Sequence[Value], texts: bytearray) -> tuple[str, list
 def read_table(
     reader: BitReader,
     streams: Sequence[Stream],
-    counts: Sequence[Sequence[int]],
+    counts: Sequence[tuple[int, ...]],
     texts: Texts,
     ops: Operations,
 ) -> list[Block]:
@@ -137,11 +145,17 @@ def read_table(
     row_bytes = (reader.position - begin) / 8 / rows
     blocks = []
     for stream, own, (start, stop) in zip(streams, counts, _spans(sizes), strict=True):
-        pairs = tuple((index, count) for index, count in enumerate(own) if count)
+        pairs = _pairs(own)
         cut = [column if stop - start == rows else _cut(column, start, stop) for column in columns]
         size_bytes = row_bytes * (stop - start)
         blocks.append(Block(stream, pairs, times[start:stop], ordinals[start:stop], tuple(cut), size_bytes))
     return blocks
+
+
+@lru_cache(maxsize=64)
+def _pairs(counts: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """(head, rows) where there are rows; the streams of a box mostly have the same."""
+    return tuple((index, count) for index, count in enumerate(counts) if count)
 
 
 def _spans(sizes: Sequence[int]) -> list[tuple[int, int]]:
@@ -156,9 +170,9 @@ def _read_times(reader: BitReader, tick_ns: int, rows: int, ops: Operations) -> 
 
 
 def _check_range(values: Vector, low: int, high: int, what: str, ops: Operations) -> None:
-    found = ops.limits(values)
-    if found is not None and not low <= found[0] <= found[1] <= high:
-        raise WireError("range", f"{what} {found[0]} to {found[1]}, not within {low} to {high}")
+    lowest, highest = ops.limits(values)
+    if not low <= lowest <= highest <= high:
+        raise WireError("range", f"{what} {lowest} to {highest}, not within {low} to {high}")
 
 
 def _read_column(reader: BitReader, table: Table, field: Field, texts: Texts, ops: Operations) -> Column:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgpack
 from trisense.core import limits, vocabulary
@@ -29,7 +29,6 @@ from trisense.core.wire.integers import Operations
 from trisense.core.wire.schema import (
     Names,
     Shape,
-    check_stream,
     read_shape,
     read_stream,
     shape_of,
@@ -39,6 +38,9 @@ from trisense.core.wire.schema import (
 
 __all__ = ["pack", "split", "unpack"]
 
+Rows: TypeAlias = list[tuple[int, Sample]]
+"""Rows of a stream, each with the index of its batch."""
+Member: TypeAlias = tuple[Stream, Rows]
 SHARED_ROWS: Final = 12
 """Streams of one shape share a table when they have fewer rows than this on average."""
 PLAIN: Final = (int, str, str, int, int, int, int, bytes)
@@ -55,27 +57,24 @@ def pack(header: Header, batches: Sequence[Batch]) -> bytes:
     """
     counters = header.counters
     _check_header(header)
-    members: dict[Stream, list[tuple[int, Sample]]] = {}
-    for index, batch in enumerate(batches):
-        for sample in batch.samples:
-            members.setdefault(sample.stream, []).append((index, sample))
+    members = _by_stream(batches)
     _check_size(members, len(batches))
     tables = _tables(members)
     names, texts = Names(), bytearray()
     parts = [write_heads(batches, counters), natural(len(tables))]
     counts = []
-    for shape, streams in tables:
-        parts += [write_shape(shape, names), natural(len(streams) - 1)]
-        parts += [write_stream(stream.device, stream.site, names) for stream in streams]
-        for stream in streams:
+    for shape, same in tables:
+        parts += [write_shape(shape, names), natural(len(same) - 1)]
+        for stream, rows in same:
+            parts.append(write_stream(stream.device, stream.site, names))
             own = [0] * len(batches)
-            for index, _ in members[stream]:
+            for index, _ in rows:
                 own[index] += 1
             counts += own
     parts.append(integers.encode(counts))
-    for shape, streams in tables:
-        rows = [sample for stream in streams for _, sample in members[stream]]
-        parts.append(write_table(shape, rows, texts))
+    for shape, same in tables:
+        samples = [sample for _, rows in same for _, sample in rows]
+        parts.append(write_table(shape, samples, texts))
     body: list[Any] = [
         vocabulary.VERSION,
         header.box,
@@ -181,9 +180,23 @@ def _check_header(header: Header) -> None:
         raise ValueRefused("counters", repr(counters))
 
 
-def _check_size(members: dict[Stream, list[tuple[int, Sample]]], heads: int) -> None:
-    rows = sum(map(len, members.values()))
-    cells = sum(len(samples) * len(stream.fields) for stream, samples in members.items())
+def _by_stream(batches: Sequence[Batch]) -> list[Member]:
+    """The rows of each stream, in their order."""
+    members: dict[Stream, Rows] = {}
+    # Samples of a stream mostly share one object: its fields are hashed once, not once a row.
+    by_object: dict[int, Rows] = {}
+    for index, batch in enumerate(batches):
+        for sample in batch.samples:
+            rows = by_object.get(id(sample.stream))
+            if rows is None:
+                rows = by_object[id(sample.stream)] = members.setdefault(sample.stream, [])
+            rows.append((index, sample))
+    return list(members.items())
+
+
+def _check_size(members: Sequence[Member], heads: int) -> None:
+    rows = sum(len(own) for _, own in members)
+    cells = sum(len(own) * len(stream.fields) for stream, own in members)
     if (
         rows > limits.BUNDLE_ROWS
         or heads > HEADS_MAX
@@ -192,18 +205,17 @@ def _check_size(members: dict[Stream, list[tuple[int, Sample]]], heads: int) -> 
         raise WireError("size", f"{heads} batches, {len(members)} streams, {rows} rows, {cells} cells")
 
 
-def _tables(members: dict[Stream, list[tuple[int, Sample]]]) -> list[tuple[Shape, list[Stream]]]:
+def _tables(members: Sequence[Member]) -> list[tuple[Shape, list[Member]]]:
     """Streams of one shape together where they are short."""
-    shapes: dict[Shape, list[Stream]] = {}
-    for stream in members:
-        check_stream(stream)
-        shapes.setdefault(shape_of(stream), []).append(stream)
+    shapes: dict[Shape, list[Member]] = {}
+    for member in members:
+        shapes.setdefault(shape_of(member[0]), []).append(member)
     tables = []
-    for shape, streams in shapes.items():
-        if sum(len(members[stream]) for stream in streams) < SHARED_ROWS * len(streams):
-            tables.append((shape, streams))
+    for shape, same in shapes.items():
+        if sum(len(rows) for _, rows in same) < SHARED_ROWS * len(same):
+            tables.append((shape, same))
         else:
-            tables += [(shape, [stream]) for stream in streams]
+            tables += [(shape, [member]) for member in same]
     return tables
 
 
@@ -235,18 +247,19 @@ def _read_counters(numbers: Sequence[int]) -> Counters:
     return counters
 
 
-def _read_counts(reader: BitReader, sizes: Sequence[int], heads: int, ops: Operations) -> list[list[int]]:
+def _read_counts(
+    reader: BitReader, sizes: Sequence[int], heads: int, ops: Operations
+) -> list[tuple[int, ...]]:
     """Rows of each stream, batch by batch."""
     streams = sum(sizes)
     if streams * heads > limits.BUNDLE_CELLS:
         raise WireError("size", f"{streams} streams, {heads} batches")
-    flat = integers.decode(reader, streams * heads, ops).values
-    if len(ops.any_at_least(flat, limits.BUNDLE_ROWS + 1)) or len(
-        ops.any_at_least(ops.affine(flat, -1, 0), 1)
-    ):
-        raise WireError("counts", "no number of rows")
-    flat = list(map(int, flat))
-    counts = [flat[at : at + heads] for at in range(0, len(flat), heads)] if heads else []
+    decoded = integers.decode(reader, streams * heads, ops).values
+    low, high = ops.limits(decoded)
+    if low < 0 or high > limits.BUNDLE_ROWS:
+        raise WireError("counts", f"{low} to {high} rows")
+    flat = ops.listed(decoded)
+    counts = [tuple(flat[at : at + heads]) for at in range(0, len(flat), heads)] if heads else []
     rows = list(map(sum, counts))
     if sum(rows) > limits.BUNDLE_ROWS or not all(rows) or len(rows) != streams:
         raise WireError("counts", f"{sum(rows)} rows")

@@ -57,8 +57,10 @@ def decode_column(reader: BitReader, table: Table, field: Field, ops: Operations
     if not count:
         return Column(field, ops.fill(table.rows, 0), nulls, quality)
     scale = floats.read_scale(reader, count, ops) if field.type is FieldType.FLOAT else None
-    ks = following.decode(reader, table.features, table.rows, nulls, ops)
-    values = ks if scale is None else scale.array(ks) if ops is not lists else scale.floats(ks)
+    decoded = following.decode(reader, table.features, table.rows, nulls, ops)
+    values: Any = decoded.values
+    if scale is not None:
+        values = scale.floats(values) if ops is lists else scale.array(values, decoded.bound)
     return Column(field, ops.spread(values, nulls, table.rows), nulls, quality)
 
 

@@ -45,6 +45,8 @@ CORRECTED_SHARE: Final = 3
 """At most one value in so many stands beside its grid point."""
 ROWS_FOR_GRID: Final = 24
 SAMPLE: Final = 16
+GUESS: Final = 8
+"""Values that a number of decimals is guessed from."""
 GRID_STEP: Final = 2.5
 """A grid is worth while when its steps are so many units of the last decimal."""
 POWERS: Final = tuple(float(10**e) for e in range(DIGITS_MAX + 1))
@@ -94,31 +96,28 @@ class Scale:
         units = [round(p / self.denominator) + c for p, c in zip(points, self.corrections, strict=True)]
         return [unit / power for unit in units]
 
-    def array(self, ks: Any) -> Any:
-        """As a float64 array. Raises WireError where a value is none."""
+    def array(self, ks: Any, bound: int) -> Any:
+        """As a float64 array; no integer is further from 0 than ``bound``."""
         import numpy as np  # noqa: PLC0415  # arrays come only from numpy
 
-        if self.kind == PATTERN:
-            patterns = np.where(ks < 0, (-1 - ks) | np.int64(-(2**63)), ks)
-            values = patterns.view(np.float64)
-        elif len(ks) and not -EXACT <= int(ks.min()) <= int(ks.max()) <= EXACT:
+        if self.kind != PATTERN and bound > EXACT and not -EXACT <= int(ks.min()) <= int(ks.max()) <= EXACT:
             raise WireError("range", "an integer that is no exact double")
-        elif self.kind == DECIMAL:
-            values = ks / POWERS[self.digits]
+        power = POWERS[self.digits]
+        if self.kind == DECIMAL:
+            values = ks / power
+        elif self.kind == PATTERN:
+            values = np.where(ks < 0, (-1 - ks) | np.int64(-(2**63)), ks).view(np.float64)
         elif self.kind == SIGNIFICANT:
             plain = ks / float(self.denominator)
-            scale = np.array(SCALES)[
-                np.clip(np.searchsorted(MAGNITUDES, np.abs(plain), "right") - 1, 0, None)
-            ]
+            at = np.searchsorted(MAGNITUDES, np.abs(plain), "right") - 1
+            scale = np.array(SCALES)[np.maximum(at, 0)]
             values = np.rint(plain * scale) / scale
         else:
-            power = POWERS[self.digits]
-            units = np.rint((ks * power + self.offset) / self.denominator) + self.corrections
-            values = units / power
+            values = (np.rint((ks * power + self.offset) / self.denominator) + self.corrections) / power
         rows, patched = self.patches
         if rows:
             values[list(rows)] = patched
-        if not np.isfinite(values).all():
+        if (rows or self.kind == PATTERN) and not np.isfinite(values).all():
             raise WireError("not_finite")
         return values
 
@@ -203,7 +202,7 @@ def _too_many(bad: Sequence[int], values: Sequence[float]) -> bool:
 
 def _decimal(values: Sequence[float], most: int) -> Found | None:
     """Decimals of at most ``most`` digits, found from a sample and proven on every value."""
-    digits, more = -1, _most_digits(values[:: max(len(values) // SAMPLE, 1)], most)
+    digits, more = -1, _most_digits(values[:: len(values) // GUESS + 1], most)
     while more > digits:
         digits = more
         power = POWERS[digits]

@@ -8,15 +8,15 @@ integers, rebased, over all rows; the caller keeps the list, one entry per colum
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log2
 from operator import mul
-from typing import Final
+from typing import Any, Final
 
 from trisense.core.errors import WireError
 from trisense.core.wire import integers, lists
 from trisense.core.wire.bits import BitReader, fixed, integer
-from trisense.core.wire.integers import Operations, Rest, Vector, Weights
+from trisense.core.wire.integers import Decoded, Operations, Rest, Vector, Weights
 
 __all__ = ["Features", "decode", "encode"]
 
@@ -45,9 +45,9 @@ Terms = list[tuple[int, float]]
 class Features:
     """The columns of a table so far, as integers."""
 
-    columns: list[Vector | None] = field(default_factory=list)
-    """Rebased, over all rows, each null one holding the value before it. None: its span is too
-    large to be followed."""
+    columns: list[Any] = field(default_factory=list)
+    """Rebased, over all rows, each null one holding the value before it; while reading and not yet
+    followed, (without the null rows, null rows). None: its span is too large to be followed."""
     steps: list[list[int]] = field(default_factory=list)
     """Differences of the rows that the encoder looks at; the decoder needs none."""
     products: list[list[int]] = field(default_factory=list)
@@ -78,37 +78,45 @@ def _add(features: Features, rest: Rest, nulls: Sequence[int], rows: int) -> Non
     features.products.append([sum(map(mul, steps, other)) for other in features.steps])
 
 
-def decode(reader: BitReader, features: Features, rows: int, nulls: Sequence[int], ops: Operations) -> Vector:
+def decode(
+    reader: BitReader, features: Features, rows: int, nulls: Sequence[int], ops: Operations
+) -> Decoded:
     """What ``encode`` wrote, nulls left out, one value at least."""
     count = rows - len(nulls)
     order, weights = None, None
     if features.columns and count >= ROWS_MIN and reader.fixed(1):
         order, weights = _read_form(reader, features, rows, nulls, ops)
     decoded = integers.decode(reader, count, ops, weights)
-    values, rest = decoded.values, decoded.rest
+    rest = decoded.rest
     if order is not None:
-        values = ops.unsorted(values, order)
         rest = None if rest is None else ops.unsorted(rest, order)
-    if rest is not None and len(ops.any_at_least(ops.sizes(rest), FEATURE_MAX)):
-        rest = None
-    if rest is not None:
-        rest = ops.filled(ops.affine(rest, 1, -int(rest[0])), nulls, rows)
-    features.columns.append(rest)
-    return values
+        decoded = replace(decoded, values=ops.unsorted(decoded.values, order), rest=rest)
+    features.columns.append((rest, nulls) if rest is not None else None)
+    return decoded
+
+
+def _feature(features: Features, which: int, rows: int, ops: Operations) -> Vector:
+    """An earlier column over all rows; made when it is first followed."""
+    kept = features.columns[which] if which < len(features.columns) else None
+    if isinstance(kept, tuple):
+        rest, nulls = kept
+        rest = ops.affine(rest, 1, -int(rest[0]))
+        low, high = ops.limits(rest)
+        kept = ops.filled(rest, nulls, rows) if -FEATURE_MAX < low <= high < FEATURE_MAX else None
+        features.columns[which] = kept
+    if kept is None:
+        raise WireError("range", f"no column {which} to follow")
+    return kept
 
 
 def _read_form(
     reader: BitReader, features: Features, rows: int, nulls: Sequence[int], ops: Operations
 ) -> tuple[Vector | None, Weights | None]:
-    known = features.columns
-    gone = set(nulls)
-    present = ops.vector([row for row in range(rows) if row not in gone]) if gone else None
+    width = (len(features.columns) - 1).bit_length()
+    present = ops.others(nulls, rows) if nulls else None
 
     def feature() -> Vector:
-        which = reader.fixed((len(known) - 1).bit_length())
-        column = known[which] if which < len(known) else None
-        if column is None:
-            raise WireError("range", f"no column {which} to follow")
+        column = _feature(features, reader.fixed(width), rows, ops)
         return column if present is None else ops.take(column, present)
 
     order = None
@@ -134,8 +142,7 @@ def _forms(features: Features, nulls: Sequence[int], values: Sequence[int], rest
     terms, left = _terms(known, features.products, own, len(values))
     if not terms:
         return []
-    gone = set(nulls)
-    present = [row for row in range(len(nulls) + len(values)) if row not in gone] if nulls else None
+    present = lists.others(nulls, len(nulls) + len(values)) if nulls else None
     columns = {}
     for which, _ in terms:
         column: Sequence[int] = features.columns[which] or ()

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from trisense.core import limits
 from trisense.core.errors import WireError
 from trisense.core.wire import lists, tables
-from trisense.core.wire.bits import NUMBER_BITS, BitReader, fixed, integer, natural, plane, zigzag
+from trisense.core.wire.bits import NUMBER_BITS, BitReader, fixed, integer, natural, plane
 
 __all__ = [
     "DENSE",
@@ -34,7 +34,6 @@ __all__ = [
     "decode_small",
     "encode",
     "encode_naturals",
-    "estimate",
     "rebase",
 ]
 
@@ -46,7 +45,11 @@ ZERO, DENSE, SPARSE = 0, 1, 2
 SPARSE_SHARE: Final = 0.6
 """Of non-zero residuals: above it, no code is tried that skips the zeros."""
 TABLE_BITS: Final = 6
-SHIFT_BITS: Final = 7
+WIDTH_BITS: Final = 6
+SHIFTS: Final = 3
+"""Numbers of low bits that are tried."""
+FEW: Final = 48
+"""With fewer values only one is: a wrong one costs less than trying."""
 DICTIONARY_SHARE: Final = 3
 """A dictionary is tried where values repeat so often on average."""
 
@@ -57,13 +60,14 @@ Vector: TypeAlias = Any
 class Operations(Protocol):
     """What the modules ``lists`` and ``arrays`` have in common.
 
-    Those of ``arrays`` raise OverflowError where they cannot prove that int64 holds the result.
+    Those of ``arrays`` work on int64 without looking for overflow: the decoder bounds every result
+    before it asks for it.
     """
 
     def symbols(self, reader: BitReader, count: int, table: int) -> Vector: ...
     def plane(self, reader: BitReader, count: int, width: int) -> Vector: ...
     def fill(self, count: int, value: int) -> Vector: ...
-    def any_at_least(self, values: Vector, bound: int) -> Vector: ...
+    def equal_to(self, values: Vector, value: int) -> Vector: ...
     def place(self, base: Vector, rows: Vector, values: Vector) -> Vector: ...
     def joined(self, tops: Vector, lows: Vector, shift: int) -> Vector: ...
     def centred(self, naturals: Vector, centre: int) -> Vector: ...
@@ -76,11 +80,13 @@ class Operations(Protocol):
     def take(self, values: Vector, rows: Vector) -> Vector: ...
     def rows_by(self, keys: Sequence[Vector]) -> Vector: ...
     def unsorted(self, values: Vector, order: Vector) -> Vector: ...
-    def limits(self, values: Vector) -> tuple[int, int] | None: ...
-    def sizes(self, values: Vector) -> Vector: ...
+    def limits(self, values: Vector) -> tuple[int, int]: ...
+    def variation(self, values: Vector) -> int: ...
+    def others(self, nulls: Sequence[int], rows: int) -> Vector: ...
     def filled(self, values: Vector, nulls: Sequence[int], rows: int) -> Vector: ...
     def spread(self, values: Any, nulls: Sequence[int], rows: int) -> Any: ...
     def vector(self, values: list[int]) -> Vector: ...
+    def listed(self, values: Vector) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,22 +150,22 @@ def encode_rest(values: Sequence[int], weights: Weights | None = None) -> str:
             parts = [lists.differences(column, order) for column in weights.columns]
             steps = list(map(sub, steps, lists.weighted(parts, weights.weights, weights.shift)))
         centre = sorted(steps)[len(steps) // 2]
-        naturals = [zigzag(step - centre) for step in steps]
-        lead = integer(values[1]) if order == 2 else ""
-        forms.append((estimate(naturals), order, lead + integer(centre), naturals))
-    _, order, head, naturals = min(forms)
-    return fixed(order, 2) + head + encode_naturals(naturals)
+        if centre:
+            steps = [step - centre for step in steps]
+        forms.append((_estimate(steps), order, centre, steps))
+    _, order, centre, steps = min(forms)
+    head = fixed(order, 2) + (integer(values[1]) if order == 2 else "") + integer(centre)
+    return head + encode_naturals([step << 1 if step >= 0 else ~(step << 1) for step in steps])
 
 
-def estimate(naturals: Sequence[int]) -> float:
+def _estimate(steps: Sequence[int]) -> float:
     """Roughly the bits that ``encode_naturals`` will take; quick."""
-    count = len(naturals)
-    zeros = naturals.count(0)
+    count = len(steps)
+    zeros = steps.count(0)
     others = count - zeros
     if not others:
         return 0.0
-    mean = sum(naturals) / others
-    bits = others * (log2(mean) + 1.44)
+    bits = others * (log2(sum(map(abs, steps)) / others) + 2.44)
     if zeros:
         share = zeros / count
         bits -= count * (share * log2(share) + (1 - share) * log2(1 - share))
@@ -185,28 +191,28 @@ def _flat_or_dense(values: Sequence[int]) -> str:
 
 
 def _dense(values: Sequence[int]) -> str:
-    """Table, shift, code words, escapes, low bits."""
+    """Table, shift, whether there are escapes and how wide, code words, escapes, low bits."""
     table, shift = _choose(values)
     words = tables.code(table).words
     tops = [value >> shift for value in values] if shift else values
-    head = fixed(table, TABLE_BITS) + fixed(shift, SHIFT_BITS)
+    head = fixed(table, TABLE_BITS) + natural(shift)
     low = plane(values, shift)
     if max(tops) < tables.ESCAPE:
-        return head + "".join([words[top] for top in tops]) + low
+        return head + "0" + "".join([words[top] for top in tops]) + low
     escaped = [top - tables.ESCAPE for top in tops if top >= tables.ESCAPE]
     width = max(max(escaped).bit_length(), 1)
     body = "".join([words[min(top, tables.ESCAPE)] for top in tops])
-    return head + body + fixed(width - 1, TABLE_BITS) + plane(escaped, width) + low
+    return head + "1" + fixed(width - 1, WIDTH_BITS) + body + plane(escaped, width) + low
 
 
 def _choose(values: Sequence[int]) -> tuple[int, int]:
-    """The cheapest (table, shift), tried around what the mean suggests."""
+    """The cheapest (table, shift), tried around what the median suggests."""
     counts = Counter(values)
     largest = max(counts)
     # What escapes must fit the 64 bits that its width can say.
     likely = max(int(log2(sorted(values)[len(values) // 2] / 8 + 1)), largest.bit_length() - 64)
     best = (float("inf"), 0, 0)
-    for shift in (likely, likely + 1, likely + 2):
+    for shift in range(likely, likely + (SHIFTS if len(values) >= FEW else 1)):
         histogram = [0] * (min(largest >> shift, tables.ESCAPE) + 1)
         for value, count in counts.items():
             histogram[min(value >> shift, tables.ESCAPE)] += count
@@ -214,11 +220,14 @@ def _choose(values: Sequence[int]) -> tuple[int, int]:
         if len(histogram) > tables.ESCAPE:
             bits += histogram[tables.ESCAPE] * ((largest >> shift) - tables.ESCAPE).bit_length()
         mean = sum(map(mul, histogram, range(len(histogram)))) / len(values)
-        for table in tables.near(mean):
-            best = min(best, (bits + sum(map(mul, histogram, tables.code(table).lengths)), table, shift))
+        for table, lengths in tables.near(mean):
+            best = min(best, (bits + sum(map(mul, histogram, lengths)), table, shift))
         if len(histogram) < tables.ESCAPE // 3:
             break
     return best[1], best[2]
+
+
+# Reading -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +237,8 @@ class Decoded:
     values: Vector
     rest: Vector | None
     """Rebased: the first is 0. None: its span is beyond 64 bits, no column may refer to it."""
+    bound: int
+    """No value is further from 0."""
 
 
 def decode(reader: BitReader, count: int, ops: Operations, weights: Weights | None = None) -> Decoded:
@@ -239,57 +250,19 @@ def decode(reader: BitReader, count: int, ops: Operations, weights: Weights | No
     start = reader.position
     if ops is not lists:
         try:
-            return _decode(reader, count, weights, ops)
+            return Decoding(reader, ops, bounded=True).column(count, weights)
         except OverflowError:
             # Rare: differences of full-range integers. Python's own have no bounds.
             reader.position = start
-    plain = weights and replace(weights, columns=tuple(list(map(int, c)) for c in weights.columns))
-    wide = _decode(reader, count, plain, lists)
-    found = lists.limits(wide.values)
-    if found is not None and not limits.INT_MIN <= found[0] <= found[1] <= limits.INT_MAX:
+    if weights is not None:
+        weights = replace(weights, columns=tuple(map(ops.listed, weights.columns)))
+    wide = Decoding(reader, lists, bounded=False).column(count, weights)
+    low, high = lists.limits(wide.values)
+    if not limits.INT_MIN <= low <= high <= limits.INT_MAX:
         raise WireError("range", "an integer beyond 64 bits")
     rest = wide.rest or []
-    fits = max(map(abs, rest), default=0) <= limits.INT_MAX
-    return Decoded(ops.vector(wide.values), ops.vector(rest) if fits else None)
-
-
-def _decode(reader: BitReader, count: int, weights: Weights | None, ops: Operations) -> Decoded:
-    if not count:
-        return Decoded(ops.fill(0, 0), ops.fill(0, 0))
-    first = reader.integer()
-    if count == 1:
-        return Decoded(ops.fill(1, first), ops.fill(1, 0))
-    step = reader.natural() + 1
-    order = reader.fixed(2)
-    if order == DICTIONARY:
-        size = reader.natural() + 2
-        if size * DICTIONARY_SHARE > count:
-            raise WireError("range", f"a dictionary of {size} for {count} rows")
-        entries = _decode(reader, size, None, ops).values
-        place, order = reader.natural(), reader.fixed(2)
-        if order == DICTIONARY:
-            raise WireError("kind", "a dictionary of a dictionary")
-        places = ops.affine(_decode_rest(reader, count, order, None, ops), 1, place)
-        if len(ops.any_at_least(places, size)) or len(ops.any_at_least(ops.affine(places, -1, 0), 1)):
-            raise WireError("range", "an entry that the dictionary does not have")
-        rest = ops.take(entries, places)
-    else:
-        rest = _decode_rest(reader, count, order, weights, ops)
-    return Decoded(ops.affine(rest, step, first), rest)
-
-
-def _decode_rest(
-    reader: BitReader, count: int, order: int, weights: Weights | None, ops: Operations
-) -> Vector:
-    second = reader.integer() if order == 2 else 0
-    centre = reader.integer()
-    steps = ops.centred(decode_naturals(reader, count - max(order, 1), ops), centre)
-    if weights is not None:
-        parts = [ops.differences(column, order) for column in weights.columns]
-        steps = ops.add(steps, ops.weighted(parts, weights.weights, weights.shift))
-    if order == 0:
-        return ops.concat(0, steps)
-    return ops.cumulate(0, steps if order == 1 else ops.cumulate(second, steps))
+    fits = lists.variation(rest) <= limits.INT_MAX
+    return Decoded(ops.vector(wide.values), ops.vector(rest) if fits else None, max(-low, high))
 
 
 def decode_small(reader: BitReader, count: int, ops: Operations) -> Vector:
@@ -299,37 +272,131 @@ def decode_small(reader: BitReader, count: int, ops: Operations) -> Vector:
         WireError: none, or a larger one.
     """
     try:
-        values = decode_naturals(reader, count, ops)
+        values, _ = Decoding(reader, ops, bounded=True).naturals(count)
     except OverflowError as error:
         raise WireError("range", "a natural beyond 64 bits") from error
-    if len(ops.any_at_least(values, limits.INT_MAX)):
-        raise WireError("range", "a natural beyond 64 bits")
     return values
 
 
-def decode_naturals(reader: BitReader, count: int, ops: Operations) -> Vector:
-    kind = reader.fixed(2)
-    if kind == ZERO:
-        return ops.fill(count, 0)
-    if kind == DENSE:
-        return _decode_dense(reader, count, ops)
-    if kind != SPARSE or not count:
-        raise WireError("kind", f"naturals of kind {kind}")
-    others = reader.bounded(count - 1, "rows") + 1
-    rows = ops.cumulate(-1, ops.affine(_decode_dense(reader, others, ops), 1, 1))[1:]
-    if rows[-1] >= count:
-        raise WireError("range", f"row {rows[-1]} of {count}")
-    values = _decode_dense(reader, others, ops) if reader.fixed(1) else ops.fill(others, 0)
-    return ops.place(ops.fill(count, 0), rows, ops.affine(values, 1, 1))
+class Decoding:
+    """Reads columns with one set of operations; carries along how large a number can be.
 
+    With ``bounded`` each method raises OverflowError where a result might not fit 64 bits.
+    """
 
-def _decode_dense(reader: BitReader, count: int, ops: Operations) -> Vector:
-    table, shift = reader.fixed(TABLE_BITS), reader.fixed(SHIFT_BITS)
-    if table >= tables.TABLES or shift > NUMBER_BITS:
-        raise WireError("range", f"table {table}, shift {shift}")
-    tops = ops.symbols(reader, count, table)
-    escaped = ops.any_at_least(tops, tables.ESCAPE)
-    if len(escaped):
-        width = reader.fixed(TABLE_BITS) + 1
-        tops = ops.place(tops, escaped, ops.plane(reader, len(escaped), width))
-    return ops.joined(tops, ops.plane(reader, count, shift), shift) if shift else tops
+    def __init__(self, reader: BitReader, ops: Operations, *, bounded: bool) -> None:
+        self._reader = reader
+        self._ops = ops
+        self._bounded = bounded
+
+    def _within(self, bound: int) -> int:
+        if self._bounded and bound > limits.INT_MAX:
+            raise OverflowError
+        return bound
+
+    def column(self, count: int, weights: Weights | None = None) -> Decoded:
+        """What ``encode`` wrote."""
+        reader, ops = self._reader, self._ops
+        if not count:
+            return Decoded(ops.fill(0, 0), ops.fill(0, 0), 0)
+        first = reader.integer()
+        if count == 1:
+            bound = self._within(abs(first))
+            return Decoded(ops.fill(1, first), ops.fill(1, 0), bound)
+        step = reader.natural() + 1
+        order = reader.fixed(2)
+        if order == DICTIONARY:
+            rest, bound = self._dictionary(count)
+        else:
+            rest, bound = self._rest(count, order, weights)
+        bound = self._within(bound * step + abs(first))
+        values = rest if step == 1 and not first else ops.affine(rest, step, first)
+        return Decoded(values, rest, bound)
+
+    def _dictionary(self, count: int) -> tuple[Vector, int]:
+        reader, ops = self._reader, self._ops
+        size = reader.natural() + 2
+        if size * DICTIONARY_SHARE > count:
+            raise WireError("range", f"a dictionary of {size} for {count} rows")
+        entries = self.column(size)
+        first, order = reader.natural(), reader.fixed(2)
+        if order == DICTIONARY:
+            raise WireError("kind", "a dictionary of a dictionary")
+        places, bound = self._rest(count, order, None)
+        self._within(bound + first)
+        places = ops.affine(places, 1, first)
+        low, high = ops.limits(places)
+        if low < 0 or high >= size:
+            raise WireError("range", "an entry that the dictionary does not have")
+        return ops.take(entries.values, places), entries.bound
+
+    def _rest(self, count: int, order: int, weights: Weights | None) -> tuple[Vector, int]:
+        reader, ops = self._reader, self._ops
+        second = reader.integer() if order == 2 else 0
+        centre = reader.integer()
+        steps, bound = self.naturals(count - max(order, 1))
+        bound = self._within((bound >> 1) + 1 + abs(centre))
+        steps = ops.centred(steps, centre)
+        if weights is not None:
+            predicted, far = self._predicted(weights, order)
+            bound = self._within(bound + far)
+            steps = ops.add(steps, predicted)
+        if order == 0:
+            return ops.concat(0, steps), bound
+        if order == 2:
+            bound = self._within(self._span(steps, bound) + abs(second))
+            steps = ops.cumulate(second, steps)
+        bound = self._within(self._span(steps, bound))
+        return ops.cumulate(0, steps), bound
+
+    def _span(self, steps: Vector, bound: int) -> int:
+        """How far a running sum can come."""
+        far = bound * len(steps)
+        return far if far <= limits.INT_MAX else self._ops.variation(steps)
+
+    def _predicted(self, weights: Weights, order: int) -> tuple[Vector, int]:
+        ops = self._ops
+        half = 1 << weights.shift >> 1
+        far = half
+        for column, weight in zip(weights.columns, weights.weights, strict=True):
+            low, high = ops.limits(column)
+            far += abs(weight) * max(-low, high) * 4
+        self._within(far)
+        parts = [ops.differences(column, order) for column in weights.columns]
+        return ops.weighted(parts, weights.weights, weights.shift), far
+
+    def naturals(self, count: int) -> tuple[Vector, int]:
+        """What ``encode_naturals`` wrote."""
+        reader, ops = self._reader, self._ops
+        kind = reader.fixed(2)
+        if kind == ZERO:
+            return ops.fill(count, 0), 0
+        if kind == DENSE:
+            return self._dense(count)
+        if kind != SPARSE or not count:
+            raise WireError("kind", f"naturals of kind {kind}")
+        others = reader.bounded(count - 1, "rows") + 1
+        gaps, bound = self._dense(others)
+        self._within(self._span(gaps, bound) + others)
+        rows = ops.cumulate(-1, ops.affine(gaps, 1, 1))[1:]
+        if rows[-1] >= count:
+            raise WireError("range", f"row {rows[-1]} of {count}")
+        values, bound = self._dense(others) if reader.fixed(1) else (ops.fill(others, 0), 0)
+        bound = self._within(bound + 1)
+        return ops.place(ops.fill(count, 0), rows, ops.affine(values, 1, 1)), bound
+
+    def _dense(self, count: int) -> tuple[Vector, int]:
+        reader, ops = self._reader, self._ops
+        table, shift = reader.fixed(TABLE_BITS), reader.bounded(NUMBER_BITS, "shift")
+        if table >= tables.TABLES:
+            raise WireError("range", f"table {table}")
+        width = reader.fixed(WIDTH_BITS) + 1 if reader.fixed(1) else 0
+        tops, bound = ops.symbols(reader, count, table), tables.ESCAPE
+        if width:
+            escaped = ops.equal_to(tops, tables.ESCAPE)
+            bound = self._within(bound + (1 << width))
+            tops = ops.place(tops, escaped, ops.plane(reader, len(escaped), width))
+        if not shift:
+            return tops, bound
+        bound = self._within((bound + 1) << shift)
+        return ops.joined(tops, ops.plane(reader, count, shift), shift), bound

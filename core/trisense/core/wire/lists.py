@@ -8,58 +8,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 from operator import sub
-from typing import Any, Final
+from typing import Any
 
-from trisense.core.errors import WireError
 from trisense.core.wire import tables
 from trisense.core.wire.bits import BitReader
 
 __all__ = [
     "add",
     "affine",
-    "any_at_least",
     "centred",
     "concat",
     "cumulate",
     "differences",
+    "equal_to",
     "fill",
     "filled",
     "joined",
     "limits",
+    "listed",
+    "others",
     "place",
     "plane",
     "rows_by",
-    "sizes",
     "spread",
     "symbols",
     "take",
     "unsorted",
+    "variation",
     "vector",
     "weighted",
 ]
 
 Vector = Sequence[int]
-WINDOW_BYTES: Final = 3
-"""Holds a code word of 15 bits at any offset within its first byte."""
 
 
 def symbols(reader: BitReader, count: int, table: int) -> list[int]:
     """So many code words of one table."""
     lengths, values = tables.lookup(table)
-    data, position, end = reader.data, reader.position, reader.end
-    drop, mask = 8 * WINDOW_BYTES - tables.CODE_BITS, (1 << tables.CODE_BITS) - 1
-    data += bytes(WINDOW_BYTES)
-    found = []
-    for _ in range(count):
-        byte = position >> 3
-        word = int.from_bytes(data[byte : byte + WINDOW_BYTES], "big")
-        window = word >> (drop - (position & 7)) & mask
-        found.append(values[window])
-        position += lengths[window]
-        if position > end:
-            raise WireError("truncated", "a code word runs past the end")
-    reader.position = position
-    return found
+    return [reader.word(lengths, values, tables.CODE_BITS) for _ in range(count)]
 
 
 def plane(reader: BitReader, count: int, width: int) -> list[int]:
@@ -75,9 +61,9 @@ def fill(count: int, value: int) -> list[int]:
     return [value] * count
 
 
-def any_at_least(values: Vector, bound: int) -> list[int]:
-    """Rows that hold ``bound`` or more."""
-    return [row for row, value in enumerate(values) if value >= bound]
+def equal_to(values: Vector, value: int) -> list[int]:
+    """Rows that hold ``value``."""
+    return [row for row, other in enumerate(values) if other == value]
 
 
 def place(base: Vector, rows: Vector, values: Vector) -> list[int]:
@@ -154,9 +140,15 @@ def unsorted(values: Vector, order: Vector) -> list[int]:
     return result
 
 
-def sizes(values: Vector) -> list[int]:
-    """Without signs."""
-    return list(map(abs, values))
+def variation(values: Vector) -> int:
+    """The sum of all sizes: no running sum of the values is larger."""
+    return sum(map(abs, values))
+
+
+def others(nulls: Sequence[int], rows: int) -> list[int]:
+    """Rows that are no nulls."""
+    gone = set(nulls)
+    return [row for row in range(rows) if row not in gone]
 
 
 def filled(values: Vector, nulls: Sequence[int], rows: int) -> Vector:
@@ -178,6 +170,10 @@ def spread(values: Sequence[Any], nulls: Sequence[int], rows: int) -> list[Any]:
     return [None if row in gone else next(left) for row in range(rows)]
 
 
-def limits(values: Vector) -> tuple[int, int] | None:
-    """The lowest and the highest."""
-    return (min(values), max(values)) if values else None
+def limits(values: Vector) -> tuple[int, int]:
+    """The lowest and the highest; 0 where there is none."""
+    return (min(values), max(values)) if values else (0, 0)
+
+
+def listed(values: Vector) -> list[int]:
+    return list(values)

@@ -27,7 +27,8 @@ FREQUENCIES: Final = (
 END: Final = len(ALPHABET)
 CODE: Final = Code([float(frequency) for frequency in FREQUENCIES])
 WORDS: Final = {character: CODE.words[at] for at, character in enumerate(ALPHABET)}
-SYMBOLS: Final = {word: at for at, word in enumerate(CODE.words)}
+WIDTH: Final = max(CODE.lengths)
+LENGTHS, SYMBOLS = CODE.lookup(WIDTH)
 UNIT_BYTES: Final = 64
 FIRST_CHARACTER, LAST_CHARACTER = 0x21, 0x7E
 """A UCUM code is printable ASCII without space."""
@@ -44,20 +45,13 @@ def write_name(name: str, last: str) -> str:
 def read_name(reader: BitReader, last: str, *, may_be_empty: bool = False) -> str:
     """What ``write_name`` wrote."""
     name = last[: reader.bounded(len(last), "shared characters")]
-    while (symbol := _symbol(reader)) != END:
+    while (symbol := reader.word(LENGTHS, SYMBOLS, WIDTH)) != END:
         name += ALPHABET[symbol]
         if len(name) > limits.NAME_BYTES:
             raise WireError("name", f"{name} and more")
     if not (NAME.fullmatch(name) or (may_be_empty and not name)):
         raise WireError("name", repr(name))
     return name
-
-
-def _symbol(reader: BitReader) -> int:
-    word = ""
-    while word not in SYMBOLS:
-        word += str(reader.fixed(1))
-    return SYMBOLS[word]
 
 
 def write_unit(unit: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple, TypeVar
 
 from trisense.core import limits
@@ -17,7 +18,6 @@ from trisense.core.wire.names import UNIT_BYTES, read_name, read_unit, write_nam
 __all__ = [
     "Names",
     "Shape",
-    "check_stream",
     "read_shape",
     "read_stream",
     "shape_of",
@@ -57,8 +57,7 @@ class Names:
     field: str = ""
 
 
-def check_stream(stream: Stream) -> None:
-    """Raise ValueRefused where no bundle can say what the stream is."""
+def _check_stream(stream: Stream) -> None:
     for name in (stream.device, stream.measurement, *(field.name for field in stream.fields)):
         if not NAME.fullmatch(name):
             raise ValueRefused("name", repr(name))
@@ -73,8 +72,14 @@ def check_stream(stream: Stream) -> None:
         raise ValueRefused("fields", f"{len(stream.fields)}, at most {FIELDS_MAX}")
 
 
+@lru_cache(maxsize=1024)
 def shape_of(stream: Stream) -> Shape:
-    """Its resolution and valid ranges stay on the box."""
+    """Its resolution and valid ranges stay on the box.
+
+    Raises:
+        ValueRefused: no bundle can say what the stream is.
+    """
+    _check_stream(stream)
     fields = tuple(Field(field.name, field.unit, field.type) for field in stream.fields)
     return Shape(stream.measurement, stream.layer, stream.tick_ns, fields)
 

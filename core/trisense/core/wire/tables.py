@@ -37,6 +37,16 @@ class Code:
         self.words = _canonical(self.lengths)
         self.mean = fsum(symbol * weight for symbol, weight in enumerate(weights)) / fsum(weights)
 
+    def lookup(self, width: int) -> tuple[bytes, bytes]:
+        """For each window of ``width`` bits: length of the code word it begins with, and its symbol."""
+        lengths, symbols = bytearray(1 << width), bytearray(1 << width)
+        for symbol, word in enumerate(self.words):
+            free = width - len(word)
+            start = int(word, 2) << free
+            lengths[start : start + (1 << free)] = bytes([len(word)]) * (1 << free)
+            symbols[start : start + (1 << free)] = bytes([symbol]) * (1 << free)
+        return bytes(lengths), bytes(symbols)
+
 
 def prefix_lengths(weights: Sequence[float]) -> list[int]:
     """Lengths of a Huffman code; equal weights are joined in the order of their making."""
@@ -65,25 +75,25 @@ def _means() -> list[list[float]]:
     return [[code(shape * SCALES + step).mean for step in range(SCALES)] for shape in range(SHAPES)]
 
 
-def near(mean: float) -> list[int]:
-    """The tables worth trying for symbols of that mean: of each shape those around it."""
-    found = []
-    for shape, means in enumerate(_means()):
-        at = shape * SCALES + min(max(bisect_left(means, mean) - 2, 0), SCALES - 3)
-        found += [at, at + 1, at + 2]
+@lru_cache(maxsize=1)
+def _groups() -> list[list[list[tuple[int, tuple[int, ...]]]]]:
+    """By shape and place: three neighbours, each with its lengths."""
+    family = [(index, code(index).lengths) for index in range(TABLES)]
+    return [[family[shape * SCALES + at :][:3] for at in range(SCALES - 2)] for shape in range(SHAPES)]
+
+
+def near(mean: float) -> list[tuple[int, tuple[int, ...]]]:
+    """(table, lengths) worth trying for symbols of that mean: of each shape those around it."""
+    found: list[tuple[int, tuple[int, ...]]] = []
+    for means, groups in zip(_means(), _groups(), strict=True):
+        found += groups[min(max(bisect_left(means, mean) - 2, 0), SCALES - 3)]
     return found
 
 
 @lru_cache(maxsize=TABLES)
 def lookup(index: int) -> tuple[bytes, bytes]:
-    """For each window of CODE_BITS bits: length of the code word it begins with, and its symbol."""
-    lengths, symbols = bytearray(1 << CODE_BITS), bytearray(1 << CODE_BITS)
-    for symbol, word in enumerate(code(index).words):
-        free = CODE_BITS - len(word)
-        start = int(word, 2) << free
-        lengths[start : start + (1 << free)] = bytes([len(word)]) * (1 << free)
-        symbols[start : start + (1 << free)] = bytes([symbol]) * (1 << free)
-    return bytes(lengths), bytes(symbols)
+    """``Code.lookup`` of a table, by CODE_BITS bits."""
+    return code(index).lookup(CODE_BITS)
 
 
 def _weights(index: int) -> list[float]:
