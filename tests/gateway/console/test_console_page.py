@@ -195,6 +195,11 @@ async def test_a_page_that_lost_a_delta_loads_the_snapshot_again(street: Street,
     await page.do(f"link.hear({{{empty}, after: model.seq + 5, seq: model.seq + 6}})")
     await page.until("model.streams.size == 1")
 
+    await page.until("!link.loading")
+    await page.do("model.streams.clear(), model.generation = 'of a gateway that is gone', model.seq = 1e6")
+    await page.do(f"link.hear({{{empty}, after: 1, seq: 1}})")
+    await page.until("model.streams.size == 1")
+
 
 async def test_a_frame_is_fetched_only_where_it_can_be_seen_and_enlarged_on_request(
     street: Street, page: Page

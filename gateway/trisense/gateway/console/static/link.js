@@ -25,6 +25,7 @@ export class Link {
     /** @type {Delta[]} what came while a snapshot was on its way */
     this.held = [];
     this.loading = false;
+    this.generation = "";
     this.connect();
     setInterval(() => this.pulse(), 1_000);
   }
@@ -56,16 +57,22 @@ export class Link {
       this.take(message);
     } else {
       this.retryMs = RETRY_MIN_MS;
-      if (message.generation !== this.model.generation || message.seq !== this.model.seq) void this.load();
+      this.generation = message.generation;
+      if (this.isOther() || message.seq !== this.model.seq) void this.load();
     }
+  }
+
+  /** Whether the model is of another start of the gateway, whose `seq` says nothing about this one's. */
+  isOther() {
+    return this.generation !== this.model.generation;
   }
 
   /** @param {Delta} delta */
   take(delta) {
     if (this.loading) {
       this.held.push(delta);
-    } else if (delta.after > this.model.seq) {
-      void this.load(); // one was dropped on the way
+    } else if (delta.after > this.model.seq || this.isOther()) {
+      void this.load(); // one was dropped on the way, or the model is of a gateway that is gone
     } else if (delta.seq > this.model.seq) {
       this.model.merge(delta);
       this.onChange(false, delta);
