@@ -6,11 +6,13 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from trisense.core.errors import StoreUnavailable
 from trisense.core.messages import (
@@ -241,6 +243,43 @@ def test_nothing_is_receipted_while_the_store_is_down(
     assert duck.count(box.name).rows == 3
 
 
+def test_a_commit_that_held_although_it_reported_an_error_is_not_repeated(
+    intake: Intake, duck: DuckStore, box: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transaction = duck._transaction
+
+    @contextmanager
+    def lies() -> Iterator[None]:
+        with transaction():
+            yield
+        raise duckdb.IOException("the disk did not say")
+
+    group = intake.judge([box.send(box.weather(3))])
+    monkeypatch.setattr(duck, "_transaction", lies)
+    with pytest.raises(StoreUnavailable):
+        intake.commit(group)
+    monkeypatch.undo()
+    receipts = [r for _, p in intake.commit(group).messages() for r in unpack_receipts(p)]
+    assert receipts == [EpochReceipt(box.epoch, ((0, 0),))]
+    assert duck.count(box.name).rows == 3
+
+
+def test_a_commit_that_failed_is_repeated_whole(
+    intake: Intake, duck: DuckStore, box: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = intake.judge([box.send(box.weather(3))])
+
+    def fails(*_: object) -> None:
+        raise duckdb.IOException("disk full")
+
+    monkeypatch.setattr(duck.ledger, "write", fails)
+    with pytest.raises(StoreUnavailable):
+        intake.commit(group)
+    monkeypatch.undo()
+    intake.commit(group)
+    assert (duck.count(box.name).rows, duck.count(box.name).twice) == (3, 0)
+
+
 def test_a_file_that_another_process_has_open_is_unavailable(duck: DuckStore, tmp_path: Path) -> None:
     program = (
         "import sys, duckdb\n"
@@ -383,6 +422,23 @@ def test_a_store_that_refuses_a_batch_leaves_the_others_and_a_trace(
     (kept,) = quarantine.list()
     assert kept.meta["reason"] == "limit"
     assert duck.count(box.name).rows == 2
+
+
+def test_a_value_that_the_database_will_not_have_refuses_its_batch_only(
+    intake: Intake, duck: DuckStore, quarantine: Quarantine, box: Any, weather: Stream
+) -> None:
+    # Somebody made the table by hand, with another type for one column.
+    duck.connection.execute(
+        "CREATE TABLE data.weather (site VARCHAR, box VARCHAR, device VARCHAR, layer VARCHAR,"
+        " time TIMESTAMP_NS, n BIGINT, note INTEGER, note_q TINYINT)"
+    )
+    batches = [box.weather(2, values=(1.0, 2.0, 3, text)) for text in (None, "7", "seven", None)]
+    receipts = deliver(intake, box.send(*batches))
+    assert receipts == [EpochReceipt(box.epoch, ((0, 1), (3, 3)), ((2, "store", 2),))]
+    assert duck.count(box.name).rows == 6
+    assert quarantine.count == 1
+    (account,) = (balance(f, None) for f in facts_of(duck.ledger))
+    assert (account.stored, account.refused, account.balanced) == (6, 2, True)
 
 
 def test_quarantine_is_bounded_and_drops_the_oldest(tmp_path: Path) -> None:

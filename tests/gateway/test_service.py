@@ -75,10 +75,11 @@ class Worker:
         assert self.process.wait() == -signal.SIGKILL
         self._forget()
 
-    def stop(self) -> int:
+    def stop(self, within_s: float = 5.0) -> int:
+        """Ask it to leave, and hold it to its promise of when."""
         assert self.process is not None
         self.process.terminate()
-        code = self.process.wait(10)
+        code = self.process.wait(within_s)
         self._forget()
         return code
 
@@ -336,6 +337,28 @@ async def test_with_the_store_down_nothing_is_receipted_but_the_page_lives(
             answering.close()
     finally:
         worker.kill()
+
+
+async def test_sigterm_leaves_in_time_even_when_the_store_never_answers(
+    tmp_path: Path, broker: Any, box: Any
+) -> None:
+    asked = asyncio.Event()
+
+    async def never_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(never_answers, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    worker = Worker(tmp_path, broker.port, f'kind = "influxdb"\napi = "v1"\nurl = "{url}"\ntimeout_s = 60')
+    worker.start()
+    async with asyncio.timeout(30), uplink(broker.port, box) as up:
+        await up.send(box.weather(1))
+        await asked.wait()
+        assert await asyncio.to_thread(worker.stop, 5.0) == 0
+    server.close()
 
 
 async def _stores_everything(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

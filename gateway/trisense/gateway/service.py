@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import time
@@ -41,8 +42,10 @@ T = TypeVar("T")
 
 STORE_BACKOFF_S: Final = (0.5, 30.0)
 TEND_EVERY_S: Final = 60.0
-DRAIN_S: Final = 3.0
+DRAIN_S: Final = 2.5
 """Of the 5 s that SIGTERM has: to commit what is queued, and then to send the receipts."""
+LEAVE_S: Final = 1.0
+"""For each of: saying goodbye to the broker, closing the store."""
 TOLD: Final = 10_000
 BIRTHS_WAITING: Final = 10_000
 BIRTH_BYTES: Final = 1024 * 1024
@@ -93,6 +96,7 @@ class Gateway:
                 await self._stop.wait()
                 log.info("gateway_stopping", waiting=self._lanes.waiting())
                 self._lanes.close()
+                http.should_exit = True
                 tending.cancel()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(DRAIN_S):
@@ -100,10 +104,9 @@ class Gateway:
                         await self._outbox.drained()
                 writing.cancel()
                 self._links.leave()
-                await asyncio.wait([linking], timeout=1.0)
+                await asyncio.wait([linking, serving], timeout=LEAVE_S)
                 linking.cancel()
-                http.should_exit = True
-                await serving
+                serving.cancel()
         log.info("gateway_stopped", **self._intake.counts)
 
     @contextlib.contextmanager
@@ -111,9 +114,16 @@ class Gateway:
         try:
             yield
         finally:
-            self._reader.shutdown(wait=True, cancel_futures=True)
-            self._writer.submit(self._store.close)
-            self._writer.shutdown(wait=True)
+            self._reader.shutdown(wait=False, cancel_futures=True)
+            closing = self._writer.submit(self._store.close)
+            self._writer.shutdown(wait=False)
+            try:
+                closing.result(LEAVE_S)
+            except TimeoutError:
+                # A request to a server that does not answer cannot be called back. What it carries has
+                # no receipt, so this is no worse than a crash.
+                log.warning("store_busy", left="without its answer")
+                os._exit(0)
 
     # MQTT in
 

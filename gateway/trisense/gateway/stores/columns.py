@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 from trisense.core.model import FieldType
 from trisense.core.wire import Block, Bundle, Column
 
-__all__ = ["Picture", "Portion", "Series", "Table", "merge", "pictures", "readings_of", "rows_of"]
+__all__ = [
+    "Picture",
+    "Portion",
+    "Series",
+    "Table",
+    "culprits",
+    "merge",
+    "pictures",
+    "readings_of",
+    "rows_of",
+    "without",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +68,7 @@ class Table:
     of_series: NDArray[np.int32]
     """Row -> index into ``series``."""
     times_ns: NDArray[np.int64]
-    ordinals: NDArray[np.int32]
+    ordinals: NDArray[np.int64]
     columns: dict[str, Filled] = field(default_factory=dict)
 
 
@@ -65,6 +76,47 @@ def rows_of(block: Block, heads: frozenset[int]) -> NDArray[np.intp]:
     """Indices of the rows of a block that belong to these batches."""
     owner = np.repeat([head for head, _ in block.counts], [count for _, count in block.counts])
     return np.flatnonzero(np.isin(owner, list(heads)))
+
+
+def culprits(
+    portions: Iterable[Portion], attempt: Callable[[list[Portion]], str | None]
+) -> dict[tuple[int, int], str]:
+    """Find the batches (epoch, seq) that cannot be written, by halving.
+
+    ``attempt`` writes portions and returns None, or a reason why some of them cannot be; it is called
+    again with parts of them. Refusals are rare, for names and types were checked before.
+    """
+
+    def find(batches: Sequence[tuple[Portion, int]]) -> dict[tuple[int, int], str]:
+        reason = attempt(_regrouped(batches))
+        if reason is None:
+            return {}
+        if len(batches) == 1:
+            portion, index = batches[0]
+            head = portion.bundle.heads[index]
+            return {(head.epoch, head.seq): reason}
+        middle = len(batches) // 2
+        return find(batches[:middle]) | find(batches[middle:])
+
+    return find([(portion, head) for portion in portions for head in sorted(portion.heads)])
+
+
+def without(portions: Iterable[Portion], refused: Collection[tuple[int, int]]) -> list[Portion]:
+    """The same but for some batches (epoch, seq)."""
+    left = []
+    for portion in portions:
+        heads = portion.bundle.heads
+        kept = frozenset(i for i in portion.heads if (heads[i].epoch, heads[i].seq) not in refused)
+        if kept:
+            left.append(Portion(portion.bundle, kept))
+    return left
+
+
+def _regrouped(batches: Sequence[tuple[Portion, int]]) -> list[Portion]:
+    chosen: dict[int, tuple[Bundle, set[int]]] = {}
+    for portion, head in batches:
+        chosen.setdefault(id(portion), (portion.bundle, set()))[1].add(head)
+    return [Portion(bundle, frozenset(heads)) for bundle, heads in chosen.values()]
 
 
 def merge(portions: Iterable[Portion]) -> list[Table]:
@@ -104,7 +156,7 @@ def _table(measurement: str, parts: Sequence[tuple[Series, Block, NDArray[np.int
         list(indices),
         np.repeat(np.array([indices[series] for series, _, _ in parts], np.int32), sizes),
         np.empty(total, np.int64),
-        np.empty(total, np.int32),
+        np.empty(total, np.int64),
     )
     start = 0
     for (_, block, chosen), size in zip(parts, sizes, strict=True):

@@ -20,7 +20,7 @@ import structlog
 from trisense.core.errors import StoreUnavailable
 from trisense.core.model import FieldType
 from trisense.gateway.config import DuckDbConfig
-from trisense.gateway.ledger import Ledger, Place, Record
+from trisense.gateway.ledger import Ledger, Outcome, Place, Record
 from trisense.gateway.stores import columns
 from trisense.gateway.stores.base import OnRefused, require_free
 from trisense.gateway.stores.columns import Picture, Portion
@@ -31,6 +31,8 @@ __all__ = ["DuckStore"]
 log = structlog.get_logger()
 
 SQL_TYPE: Final = {FieldType.FLOAT: "DOUBLE", FieldType.INT: "BIGINT", FieldType.STR: "VARCHAR"}
+NEVER: Final = (duckdb.DataError, duckdb.NotSupportedError, duckdb.IntegrityError)
+"""Errors that the same rows will meet again; all others are taken for the database's own trouble."""
 HOUSE: Final = (
     "CREATE SCHEMA IF NOT EXISTS data",
     """CREATE TABLE IF NOT EXISTS media (id VARCHAR NOT NULL, box VARCHAR NOT NULL, device VARCHAR NOT NULL,
@@ -79,6 +81,8 @@ class DuckStore(DuckReads):
         self._config = config
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._opening = Lock()
+        self._in_doubt = False
+        """The last commit did not say how it ended."""
         self.ledger = DuckLedger(self)
 
     @property
@@ -122,20 +126,63 @@ class DuckStore(DuckReads):
     def commit(
         self, portions: Sequence[Portion], record: Record, on_refused: OnRefused
     ) -> Mapping[tuple[int, int], str]:
-        del on_refused  # types were checked against the ledger's fields: nothing is left to refuse
         self._reopened()
         require_free(self._config.path.parent, self._config.free_floor_bytes)
-        tables = columns.merge(portions)
+        if self._in_doubt and self._held(record):
+            self._in_doubt = False
+            return self._refused_before(record)
+        self._in_doubt = True
         with self._translated():
-            for table in tables:
-                self._make_room_for(table)
-            with self._transaction():
-                for table in tables:
-                    self._write_table(table)
-                self._write_media([p for portion in portions for p in columns.pictures(portion)])
-                self.ledger.write(record)
+            try:
+                self._commit(portions, record)
+                refused: dict[tuple[int, int], str] = {}
+            except NEVER as error:
+                # Names and types were checked before, so this is a value that nobody thought of.
+                log.error("store_refused", error=str(error)[:300])
+                refused = columns.culprits(portions, self._rehearse)
+                on_refused(refused)
+                record = record.refusing(refused)
+                self._commit(columns.without(portions, refused), record)
         self.ledger.applied(record)
-        return {}
+        self._in_doubt = False
+        return refused
+
+    def _held(self, record: Record) -> bool:
+        """A commit that reported an error may have held all the same; it is all or nothing."""
+        if not record.entries:
+            return False
+        first = record.entries[0]
+        known = self.ledger.find(first.box, first.epoch, first.seq)
+        return known is not None and known.hash == first.hash
+
+    def _refused_before(self, record: Record) -> dict[tuple[int, int], str]:
+        known = {(e.epoch, e.seq): self.ledger.find(e.box, e.epoch, e.seq) for e in record.entries}
+        return {key: k.reason for key, k in known.items() if k is not None and k.outcome is Outcome.REFUSED}
+
+    def _commit(self, portions: Sequence[Portion], record: Record) -> None:
+        tables = columns.merge(portions)
+        for table in tables:
+            self._make_room_for(table)
+        with self._transaction():
+            self._write(tables, portions)
+            self.ledger.write(record)
+
+    def _rehearse(self, portions: list[Portion]) -> str | None:
+        """Write and take it back: the reason why it cannot be written."""
+        self.connection.execute("BEGIN")
+        try:
+            self._write(columns.merge(portions), portions)
+        except NEVER:
+            return "store"
+        else:
+            return None
+        finally:
+            self.connection.execute("ROLLBACK")
+
+    def _write(self, tables: Iterable[columns.Table], portions: Iterable[Portion]) -> None:
+        for table in tables:
+            self._write_table(table)
+        self._write_media([p for portion in portions for p in columns.pictures(portion)])
 
     def note_places(self, box: str, places: Iterable[Place]) -> None:
         self._reopened()
@@ -167,7 +214,7 @@ class DuckStore(DuckReads):
                 self.connection.execute(first)
             self.connection.execute(f"INSERT INTO {table} {select}")
         finally:
-            self.connection.unregister("arriving")
+            self._unregister("arriving")
 
     def _make_room_for(self, table: columns.Table) -> None:
         """Create the table or its missing columns; kept even when the rows then fail, which harms nobody."""
@@ -176,7 +223,7 @@ class DuckStore(DuckReads):
         if not have:
             self.connection.execute(
                 f"CREATE TABLE {name} (site VARCHAR NOT NULL, box VARCHAR NOT NULL, device VARCHAR NOT NULL,"
-                " layer VARCHAR NOT NULL, time TIMESTAMP_NS NOT NULL, n INTEGER NOT NULL)"
+                " layer VARCHAR NOT NULL, time TIMESTAMP_NS NOT NULL, n BIGINT NOT NULL)"
             )
         for field, filled in table.columns.items():
             if field not in have:
@@ -210,7 +257,12 @@ class DuckStore(DuckReads):
                 select=f"SELECT {', '.join(chosen)} FROM arriving a JOIN series s ON s.id = a.series",
             )
         finally:
-            self.connection.unregister("series")
+            self._unregister("series")
+
+    def _unregister(self, name: str) -> None:
+        # In a transaction that failed it is forgotten with the rest.
+        with contextlib.suppress(duckdb.Error):
+            self.connection.unregister(name)
 
     def _write_media(self, pictures: Sequence[Picture]) -> None:
         for picture in pictures:
@@ -252,11 +304,7 @@ class DuckStore(DuckReads):
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """Any error of the database or its disk: nothing is decided, open it anew the next time.
-
-        What the commit's outcome was is read back from the ledger then, so a commit that held although
-        it reported an error is a duplicate when it comes again.
-        """
+        """Any error of the database or its disk: open it anew the next time, ledger included."""
         try:
             yield
         except (duckdb.Error, OSError) as error:

@@ -27,7 +27,7 @@ from trisense.gateway.stores.base import (
     Table,
     require_free,
 )
-from trisense.gateway.stores.columns import Portion, pictures
+from trisense.gateway.stores.columns import Portion, culprits, pictures, without
 from trisense.gateway.stores.influxql import InfluxQL
 from trisense.gateway.stores.lineprotocol import Lines, halves, lines_of, requests
 from trisense.gateway.stores.senders import V1, V2, LinesRefused, Sender, TooLarge
@@ -80,12 +80,12 @@ class LineStore(Store):
     ) -> Mapping[tuple[int, int], str]:
         self.open()
         require_free(self._config.state_path, self._config.free_floor_bytes)
-        refused = self._write([(portion, head) for portion in portions for head in sorted(portion.heads)])
+        refused = culprits(portions, self._attempt)
         if refused:
             on_refused(refused)
         record = record.refusing(refused)
         with self.ledger.transaction():
-            for portion in portions:
+            for portion in without(portions, refused):
                 for picture in pictures(portion):
                     self.ledger.write_picture(picture)
             self.ledger.write(record)
@@ -106,28 +106,13 @@ class LineStore(Store):
 
     # Writing
 
-    def _write(self, batches: Sequence[tuple[Portion, int]]) -> dict[tuple[int, int], str]:
-        """Write batches; where the server refuses some lines, find whose they are by halving.
-
-        Writing a batch again is harmless, and refusals are rare: types were checked before.
-        """
+    def _attempt(self, portions: list[Portion]) -> str | None:
         try:
-            self._send(_regrouped(batches))
+            self._send(portions)
         except (LinesRefused, ValueRefused) as error:
-            if len(batches) == 1:
-                portion, index = batches[0]
-                head = portion.bundle.heads[index]
-                log.warning(
-                    "store_refused",
-                    box=portion.bundle.box,
-                    epoch=f"{head.epoch:016x}",
-                    seq=head.seq,
-                    error=str(error),
-                )
-                return {(head.epoch, head.seq): error.reason}
-            middle = len(batches) // 2
-            return self._write(batches[:middle]) | self._write(batches[middle:])
-        return {}
+            log.warning("store_refused", batches=sum(len(p.heads) for p in portions), error=str(error))
+            return error.reason
+        return None
 
     def _send(self, portions: Iterable[Portion]) -> None:
         lines = lines_of(portions, texts=not self._numbers_only, time_divisor=self._divisor)
@@ -175,12 +160,3 @@ class LineStore(Store):
                 f'history is read from DuckDB and InfluxDB with api = "v1"; this store is {self._config.kind}'
             )
         return self._asking
-
-
-def _regrouped(batches: Sequence[tuple[Portion, int]]) -> list[Portion]:
-    heads: dict[int, set[int]] = {}
-    bundles = {}
-    for portion, head in batches:
-        bundles[id(portion)] = portion
-        heads.setdefault(id(portion), set()).add(head)
-    return [Portion(bundles[key].bundle, frozenset(chosen)) for key, chosen in heads.items()]

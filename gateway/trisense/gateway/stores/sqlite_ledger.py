@@ -126,8 +126,8 @@ class SqliteLedger(Ledger):
     def _insert(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
         if rows and self._connection is not None:
             marks = ", ".join("?" * len(rows[0]))
-            # The table's name is one of ours.
-            self._connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)  # noqa: S608
+            # The table's name is one of ours. OR REPLACE: a commit of unknown outcome is written again.
+            self._connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)  # noqa: S608
 
     def _replace(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
         if rows and self._connection is not None:
