@@ -84,8 +84,8 @@ class MqttTable(ConfigModel):
     """The box's own certificate."""
     key_file: Path | None = None
     """Its private key."""
-    keepalive_s: Annotated[int, Constrained(ge=5, le=3_600)] = 30
-    """A dead link is noticed after about one and a half times it."""
+    keepalive_s: Annotated[int, Constrained(ge=5, le=120)] = 30
+    """A dead link is noticed after about one and a half times it; the broker we ship takes up to 120 s."""
     media_share: Annotated[float, Constrained(gt=0, lt=1)] = 0.25
     """Part of the bulk bytes that pictures may take while a backlog waits too; the rest is the backlog's."""
 

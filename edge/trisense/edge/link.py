@@ -16,9 +16,19 @@ from trisense.edge.config import MqttTable
 
 __all__ = ["QOS", "Connector"]
 
-# What paho and aiomqtt say in their own words reaches us as exceptions too.
+
+class LastWords(logging.Handler):
+    """Keeps paho's last error: why TLS failed reaches nobody as an exception."""
+
+    text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text = record.getMessage()
+
+
+last_words = LastWords(logging.ERROR)
 quiet = logging.getLogger("trisense.edge.mqtt")
-quiet.addHandler(logging.NullHandler())
+quiet.addHandler(last_words)
 quiet.propagate = False
 
 QOS: Final = 1
@@ -66,9 +76,11 @@ class Connector:
 
     async def _enter(self, client: aiomqtt.Client) -> None:
         client.timeout = self._connect_s
+        last_words.text = ""
         try:
             await client.__aenter__()
         except BaseException as error:
+            said = last_words.text
             client.timeout = LET_GO_S
             with contextlib.suppress(aiomqtt.MqttError):
                 await client.__aexit__(None, None, None)
@@ -76,6 +88,7 @@ class Connector:
                 # A broker of 3.1.1 refuses a 5 client in several ways, some just hang up: take turns.
                 self._protocols.reverse()
                 self._connect_s = min(2 * self._connect_s, CONNECT_MAX_S)
+                raise aiomqtt.MqttError(f"{error} ({said})" if said else str(error)) from error
             raise
         client.timeout = ANSWER_S
         self._connect_s = CONNECT_S
