@@ -130,6 +130,7 @@ def test_longitude_zones_narrow_towards_the_poles(latitude: float, count: int) -
 
 
 @given(st.floats(-86, 86), st.floats(-180, 179.9), st.booleans())
+@settings(deadline=None)
 def test_any_place_survives_its_even_and_odd_message(latitude: float, longitude: float, odd: bool) -> None:
     messages = [position(latitude, longitude, each) for each in (not odd, odd)]
     place = cpr.globally(messages[0], messages[1])
@@ -170,17 +171,62 @@ def test_surface_positions_need_a_reference_and_use_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "knots"), [(0, None), (1, 0.0), (2, 0.125), (9, 1.0), (39, 15.0), (124, 175.0), (125, None)]
+    ("code", "knots"),
+    [
+        (0, None),
+        (1, 0.0),
+        (2, 0.125),
+        (8, 0.875),
+        (9, 1.0),
+        (12, 1.75),
+        (13, 2.0),
+        (38, 14.5),
+        (39, 15.0),
+        (94, 70.0),
+        (108, 98.0),
+        (109, 100.0),
+        (123, 170.0),
+        (124, 175.0),
+        (125, None),
+    ],
 )
 def test_surface_speed_follows_its_steps(code: int, knots: float | None) -> None:
     me = (5 << 51 | code << 44).to_bytes(7, "big")
     assert modes.extended_squitter(me)["gs_kt"] == knots
 
 
+def test_an_emergency_squawk_is_read_from_its_own_message() -> None:
+    # jet1090's public test message: no emergency, 6513
+    frame = modes.decode(bytes.fromhex("8DA2C1B6E112B600000000760759"))
+    assert (frame["tc"], frame["subtype"], frame["emergency"], frame["squawk"]) == (28, 1, 0, "6513")
+
+
+def test_two_bare_messages_make_a_position_and_two_aircraft_make_none() -> None:
+    codec = Adsb.codecs["adsb-cpr-global"]
+    even, odd = (MESSAGES["position"](flying(), Airframe({}, odd=each))[0] for each in (False, True))
+    stranger = MESSAGES["position"](flying(0x3C0002), Airframe({}, odd=True))[0]
+    (frame,) = codec.frames(even + odd)
+    assert frame["latest"] == "odd"
+    assert (frame["lat"], frame["lon"]) == pytest.approx((48.0, 11.0), abs=1e-4)
+    for pair in (even + stranger, even + even, even, even[:-1] + b"\0" + odd):
+        assert codec.frames(pair) == []
+
+
+@pytest.mark.parametrize(("apart_s", "paired"), [(9, True), (11, False)])
+def test_halves_of_one_recording_make_a_position_while_they_are_close(apart_s: int, paired: bool) -> None:
+    def framed(odd: bool, ticks: int) -> bytes:
+        body = ticks.to_bytes(6, "big") + b"\x40" + MESSAGES["position"](flying(), Airframe({}, odd=odd))[0]
+        return b"\x1a3" + body.replace(b"\x1a", b"\x1a\x1a")
+
+    frames = BEAST.frames(framed(False, 1) + framed(True, 1 + apart_s * 12_000_000))
+    assert [("lat" in frame) for frame in frames] == [False, paired]
+
+
 # --- feeds ------------------------------------------------------------------------------------------
 
 
 @given(st.binary(max_size=60), st.binary(max_size=12), st.lists(st.integers(0, 150), max_size=6))
+@settings(deadline=None)
 def test_any_split_of_any_bytes_gives_the_same_messages(noise: bytes, tail: bytes, cuts: list[int]) -> None:
     data = noise + LONG + tail + SHORT + LONG
     decoder, found = BeastDecoder(), []
@@ -193,7 +239,7 @@ def test_any_split_of_any_bytes_gives_the_same_messages(noise: bytes, tail: byte
 
 
 @given(st.binary(max_size=200), st.sampled_from(sorted(Adsb.codecs)))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_no_codec_raises_whatever_comes(data: bytes, device: str) -> None:
     codec = Adsb.codecs[device]
     for frame in codec.frames(data):
@@ -206,6 +252,7 @@ def test_no_codec_raises_whatever_comes(data: bytes, device: str) -> None:
         st.sampled_from([b"*", b"@", b";", b"8D406B902015A678D4D220AA4BDA", b"0000", b"\n", b"MSG,3", b","])
     )
 )
+@settings(deadline=None)
 def test_no_text_breaks_the_text_codecs(words: list[bytes]) -> None:
     for codec in (AVR, SBS):
         codec.frames(b"".join(words))
@@ -302,6 +349,16 @@ def test_positions_beyond_the_radio_horizon_are_not_believed() -> None:
     assert not any(row and "latitude" in row for row in rows)
 
 
+def test_an_aircraft_that_was_not_heard_for_a_while_is_still_the_same() -> None:
+    follow = tracker(interval_s=0.1)
+    for i in range(4):
+        follow.take(told("position", flying(), odd=bool(i % 2)), i * 0.5)
+    # 20 km in 60 s are 650 kt.
+    row = follow.take(told("position", flying(latitude=48.18)), 61.0)
+    assert row is not None
+    assert row["latitude"] == pytest.approx(48.18, abs=1e-4)
+
+
 def test_an_old_half_makes_no_pair() -> None:
     follow = tracker(interval_s=0.1)
     rows = [follow.take(told("position", flying(), odd=bool(i % 2)), i * 11.0) for i in range(6)]
@@ -378,11 +435,11 @@ class Memory(Truth):
     def __init__(self) -> None:
         super().__init__()
         self.good: list[dict[str, Any]] = []
-        self.bytes = 0
 
-    def write(self, device: str, told: Told, *, fault: str | None, sent: bytes) -> None:
-        assert device == "sky"
-        self.bytes += len(sent)
+    def write(
+        self, device: str, told: Told, *, fault: str | None, sent: bytes, t_ns: int | None = None
+    ) -> None:
+        super().write(device, told, fault=fault, sent=sent, t_ns=t_ns)
         if fault in (None, "garbage", "late", "stuck"):
             self.good.append(dict(told.values))
 

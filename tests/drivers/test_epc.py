@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trisense.drivers.llrp.epc import EPC, PREFIX_BITS, decode
 
@@ -49,6 +49,7 @@ def test_a_serial_of_letters_is_escaped_in_the_uri() -> None:
 
 
 @given(st.integers(0, 6), st.integers(0, 7), st.integers(0), st.integers(0), st.integers(0, 2**38 - 1))
+@settings(deadline=None)
 def test_every_sgtin_keeps_its_digits(
     partition: int, filter_value: int, prefix: int, item: int, serial: int
 ) -> None:
@@ -92,6 +93,7 @@ def test_an_unknown_header_claims_nothing(header: int) -> None:
 
 
 @given(st.binary(max_size=64))
+@settings(deadline=None)
 def test_any_bytes_decode_without_an_error_raised(data: bytes) -> None:
     frame: dict[str, Any] = decode(data)
     assert frame["header"] == (data[0] if data else None)

@@ -121,7 +121,9 @@ def avr_frames(data: bytes) -> Iterator[Frame | FrameError]:
         if ticks:
             frame["ticks"] = int(ticks, 16)
         if match["precision"]:
-            frame["clock_mhz"] = 2 * int(match["precision"], 16)
+            frame["precision"] = int(match["precision"], 16)
+            frame["clock_mhz"] = 2 * frame["precision"]
+            frame["signal_raw"] = int(match["rssi"], 16)
         yield frame
 
 

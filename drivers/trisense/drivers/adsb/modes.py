@@ -264,6 +264,10 @@ def _status(bits: _Bits) -> Frame:
     return {"subtype": 1, "emergency": bits(9, 11), "squawk": squawk(bits(12, 24))}
 
 
+def _target(bits: _Bits) -> Frame:
+    return {"subtype": bits(6, 7)}
+
+
 def _operation(bits: _Bits) -> Frame:
     return {"subtype": bits(6, 8), "version": bits(41, 43)}
 
@@ -275,5 +279,6 @@ _READERS: Final[Mapping[range, Callable[[_Bits], Frame]]] = {
     range(19, 20): _velocity,
     range(20, 23): _airborne_gnss,
     range(28, 29): _status,
+    range(29, 30): _target,
     range(31, 32): _operation,
 }

@@ -47,11 +47,10 @@ class Offer:
         """Read a GET_READER_CAPABILITIES_RESPONSE; what it does not say is empty."""
         flat = {param["name"]: param for param in _walk(capabilities["params"])}
         powers = [p for p in _walk(capabilities["params"]) if p["name"] == "TransmitPowerLevelTableEntry"]
-        hopping = flat.get("FrequencyInformation", {}).get("Hopping")
         return cls(
             antennas=flat.get("GeneralDeviceCapabilities", {}).get("MaxNumberOfAntennaSupported", 0),
             powers_dbm={p["Index"]: p["TransmitPowerValue"] / 100 for p in powers},
-            hop_table=flat.get("FrequencyHopTable", {}).get("HopTableID", 1) if hopping else None,
+            hop_table=flat.get("FrequencyHopTable", {}).get("HopTableID"),
         )
 
 
