@@ -32,8 +32,9 @@ quiet.addHandler(last_words)
 quiet.propagate = False
 
 QOS: Final = 1
-ANSWER_S: Final = 20.0
-"""Longest wait for the broker's answer to anything; then the link counts as dead."""
+ANSWER_S: Final = 60.0
+"""Longest wait for the broker's answer to anything, a picture on a slow link included; then the link
+counts as dead. A link that is dead for other reasons shows by keep-alive."""
 CONNECT_S: Final = 5.0
 CONNECT_MAX_S: Final = 40.0
 """Waits for the answer to a CONNECT; it doubles, for a link may be slow and a broker may be mute."""

@@ -39,7 +39,9 @@ BULK_LINK_S: Final = 0.25
 """Longest time a bulk bundle may keep the link busy."""
 BULK_BYTES: Final = (4 * 1024, limits.PAYLOAD_BYTES * 3 // 4)
 """Smallest and largest size aimed at for a bulk bundle."""
-RATE_FROM_BYTES: Final = 4 * 1024
+RATE_FIRST_BYTES_S: Final = 64 * 1024
+"""Taken for the rate of the link until it is measured: a bad mobile link, so that no bundle is stuck."""
+RATE_FROM_BYTES: Final = 2 * 1024
 """Smaller bundles say more about the round trip than about the rate of the link."""
 SMOOTH: Final = 0.25
 BULK_WAIT_MAX_S: Final = 60.0
@@ -49,6 +51,8 @@ BIRTH_S: Final = 60.0
 """How often a change in the books of older epochs is told."""
 RECONNECT_S: Final = 1.0
 RECONNECT_MAX_S: Final = 60.0
+STEADY_S: Final = 30.0
+"""A link that lasts less is as good as none: two boxes of one name throw each other out each second."""
 GOODBYE_S: Final = 1.0
 PAGE: Final = 500
 URGENT: Final = (Lane.ALARM, Lane.LIVE)
@@ -82,6 +86,7 @@ class Uplink:
         self._outbox = Outbox(media_share=media_share)
         self._urgent = asyncio.Event()
         self._bulk = asyncio.Event()
+        self._answers = asyncio.Event()
         self._workers: dict[str, GatewayState] = {}
         self._rate_bytes_s: float | None = None
         self._packed_ratio = 1.0
@@ -98,11 +103,11 @@ class Uplink:
         """Connect, serve, connect again, until cancelled; then say that the box goes offline."""
         backoff = Backoff(first_s=RECONNECT_S, longest_s=RECONNECT_MAX_S)
         while True:
+            began_s = time.monotonic()
             try:
                 async with self._connector.connect(self._state(False).model_dump_json()) as client:
                     await self._greet(client)
-                    log.info("link_up" if not backoff.failures else "link_recovered")
-                    backoff.reset()
+                    log.info("link_up")
                     await self._serve(client)
             except LinkError as error:
                 say = log.debug if backoff.failures else log.warning
@@ -111,6 +116,8 @@ class Uplink:
                 self.connected = False
                 self._workers.clear()
                 self._outbox.link_lost(time.monotonic())
+            if time.monotonic() - began_s > STEADY_S:
+                backoff.reset()
             await asyncio.sleep(backoff.next_s())
 
     async def _greet(self, client: aiomqtt.Client) -> None:
@@ -197,6 +204,7 @@ class Uplink:
         if settled.heads:
             self._unanswered = 0
             self._outbox.settled([head.id for head in settled.heads], time.monotonic())
+            self._answers.set()
             self._bulk.set()
 
     def _gateway_state(self, topic: str, payload: bytes) -> None:
@@ -209,6 +217,7 @@ class Uplink:
             self._workers.pop(topic, None)
         else:
             self._workers[topic] = state
+        self._answers.set()
         self._bulk.set()
 
     def _ignored(self, what: str, why: str) -> None:
@@ -259,12 +268,14 @@ class Uplink:
             if await self._answered(pick):
                 unanswered.reset()
             else:
-                await asyncio.sleep(unanswered.next_s())
+                # Live data goes on asking; the first answer to it ends this rest.
+                self._answers.clear()
+                await _wait(self._answers, time.monotonic() + unanswered.next_s())
 
     async def _pick_bulk(self) -> Pick | None:
         smallest, largest = BULK_BYTES
-        rate = self._rate_bytes_s
-        goal_bytes = largest if rate is None else min(max(rate * BULK_LINK_S, smallest), largest)
+        rate = self._rate_bytes_s or RATE_FIRST_BYTES_S
+        goal_bytes = min(max(rate * BULK_LINK_S, smallest), largest)
         for lane in self._outbox.bulk_order():
             if lane is Lane.MEDIA:
                 ready = await self._ready(BatchClass.MEDIA)
@@ -292,8 +303,8 @@ class Uplink:
         while self._outbox.on_the_way(pick.ids):
             if time.monotonic() >= until_s:
                 return False
-            self._bulk.clear()
-            await _wait(self._bulk, until_s)
+            self._answers.clear()
+            await _wait(self._answers, until_s)
         return True
 
     async def _send(self, client: aiomqtt.Client, pick: Pick) -> int:
