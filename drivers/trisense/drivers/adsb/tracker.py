@@ -105,11 +105,12 @@ def _reachable(before: tuple[Place, float], place: Place, now_s: float) -> bool:
 
 @dataclass(slots=True)
 class _Aircraft:
+    row_s: float
+    """Time of its last row; at first when it was first heard, so that the first row says something."""
     positions: Positions = field(default_factory=Positions)
     verified_s: float = -math.inf
     verified_count: int = 0
     heard_s: float = 0.0
-    row_s: float = -math.inf
     fresh: dict[str, Value] = field(default_factory=dict)
     """Measured since the last row; an old measurement is never told again."""
     known: dict[str, Value] = field(default_factory=dict)
@@ -155,7 +156,7 @@ class Tracker:
         if aircraft is None:
             if not checked:
                 return None
-            aircraft = self._admit(icao)
+            aircraft = self._admit(icao, now_s)
         if checked:
             aircraft.verified_s = now_s
             aircraft.verified_count += 1
@@ -167,11 +168,11 @@ class Tracker:
         placed = self._learn(aircraft, frame, now_s)
         return self._row(icao, aircraft, now_s, placed=placed)
 
-    def _admit(self, icao: str) -> _Aircraft:
+    def _admit(self, icao: str, now_s: float) -> _Aircraft:
         if len(self._aircraft) >= self._max_aircraft:
             self._aircraft.popitem(last=False)
             self.evicted_count += 1
-        aircraft = self._aircraft[icao] = _Aircraft()
+        aircraft = self._aircraft[icao] = _Aircraft(row_s=now_s)
         return aircraft
 
     def _forget(self, now_s: float) -> None:
