@@ -264,6 +264,15 @@ def test_a_message_cut_short_does_not_take_the_next_one_with_it(size: int) -> No
     assert [f["payload"] for f in BEAST.frames(LONG[:size] + SHORT)] == ["5D4D20237A55AF"]
 
 
+def test_nothing_without_a_parity_is_found_inside_a_damaged_message() -> None:
+    mode_ac = b"\x1a1" + bytes(7) + b"\x12\x34"
+    assert [frame["payload"] for frame in BEAST.frames(mode_ac + mode_ac)] == ["1234", "1234"]
+    # A doubled 0x1A followed by the digits of other types, in messages whose parity fails.
+    for type_ in (b"\x31", b"\x34"):
+        inside = b"\x1a3" + bytes(7) + b"\x8d\x1a\x1a" + type_ + bytes(11)
+        assert [frame["df"] for frame in BEAST.frames(inside + SHORT)] == [11]
+
+
 def test_types_of_other_makers_are_skipped_and_no_damage() -> None:
     status = b"\x1a\x34" + bytes(9) + b"\x1a\x1a\x07"
     receiver_id = b"\x1a\xe3" + b"\x01" * 8
@@ -406,6 +415,7 @@ def test_an_aircraft_is_told_at_most_once_per_interval_and_nothing_measured_is_t
     assert sum(row["messages"] for _, row in rows) <= 60  # type: ignore[misc]  # a count
     assert [("ground_speed" in row) for _, row in rows] == [True] + [False] * (len(rows) - 1)
     assert all(row["callsign"] == "DLH1" for _, row in rows)
+    assert rows[1][1]["messages"] == round(10 * (rows[1][0] - rows[0][0]))
 
 
 def test_the_table_is_bounded_and_forgets_who_is_gone() -> None:

@@ -162,6 +162,7 @@ def test_an_unknown_tv_drops_its_message_and_an_unknown_tlv_is_skipped() -> None
         pytest.param(tlv(240, tv(13, EPC) * 2), id="two EPCs"),
         pytest.param(tlv(240, tv(13, EPC[:5])), id="EPC past its parent"),
         pytest.param(tlv(240, tlv(241, b"\xff\xff" + EPC)), id="bit count past the end"),
+        pytest.param(tlv(183, b"\xff\xff\0\1"), id="list past its parent"),
         pytest.param(b"\x00\xf0\x00\x03", id="length below 4"),
         pytest.param(b"\x00\xf0\x00\x40" + tv(13, EPC), id="length past the message"),
         pytest.param(b"\x00\xf0\x00", id="half a header"),

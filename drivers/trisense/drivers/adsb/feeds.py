@@ -18,7 +18,8 @@ __all__ = ["BeastDecoder", "avr_frames", "parse_sbs", "sbs_frames"]
 DEVICE: Final = "adsb"
 ESCAPE: Final = 0x1A
 ESCAPE_BYTE: Final = b"\x1a"
-PAYLOAD_BYTES: Final = {0x31: 2, 0x32: modes.SHORT_BYTES, 0x33: modes.LONG_BYTES}
+MODE_AC: Final = 0x31
+PAYLOAD_BYTES: Final = {MODE_AC: 2, 0x32: modes.SHORT_BYTES, 0x33: modes.LONG_BYTES}
 OTHER_TYPES: Final = (0x34, 0xE3, 0xE4, 0xE8)
 """Status of Beast hardware, readsb's receiver id and pings: of no settled length, so they are skipped."""
 HEAD_BYTES: Final = 7
@@ -35,15 +36,26 @@ class BeastDecoder(Decoder):
 
     max_frame = 2 + 2 * (HEAD_BYTES + modes.LONG_BYTES)
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._in_step = True
+        """Whether a frame must begin here: what no parity guards is believed nowhere else."""
+
     def cut(self, data: bytes, start: int) -> Cut | None:
+        cut = self._judged(data, start)
+        if cut is not None:
+            self._in_step = cut.frame is not None
+        return cut
+
+    def _judged(self, data: bytes, start: int) -> Cut | None:
         if data[start] != ESCAPE:
             return Cut(1)
         if start + 1 == len(data):
             return None
         type_ = data[start + 1]
-        if type_ in PAYLOAD_BYTES:
+        if type_ in PAYLOAD_BYTES and (self._in_step or type_ != MODE_AC):
             return self._message(data, start)
-        if type_ in OTHER_TYPES:
+        if type_ in OTHER_TYPES and self._in_step:
             return self._other(data, start)
         # Two in a row: the end of a message cut short, or a lone one before the next message.
         return Cut(1, damage=None if type_ == ESCAPE else f"unknown type {type_:02x}")
@@ -90,7 +102,7 @@ def _beast_frame(type_: int, body: bytes) -> Frame:
         "rssi_dbfs": round(20 * math.log10(signal / 255), 2) if signal else None,
         "payload": payload.hex().upper(),
     }
-    if type_ != 0x31:
+    if type_ != MODE_AC:
         frame |= {"avr": f"*{frame['payload']};", **modes.decode(payload)}
     return frame
 

@@ -233,7 +233,7 @@ def _parse_field(cursor: Cursor, kind: str) -> Any:
         return int.from_bytes(cursor.take(count), "big", signed=signed)
     if kind in LISTS:
         count = LISTS[kind]
-        return [cursor.uint(count) for _ in range(_checked(cursor, cursor.uint(2), count))]
+        return [cursor.uint(count) for _ in range(cursor.uint(2))]
     if kind in OTHERS:
         return OTHERS[kind](cursor)
     return cursor.bits(int(kind[1:]))
@@ -261,12 +261,6 @@ OTHERS: Final[Mapping[str, Callable[[Cursor], Any]]] = {
     "hex12": lambda cursor: cursor.take(12).hex(),
     "rest": lambda cursor: cursor.take(cursor.end - cursor.pos).hex(),
 }
-
-
-def _checked(cursor: Cursor, items: int, item_bytes: int) -> int:
-    if items * item_bytes > cursor.end - cursor.pos:
-        raise FrameError(DEVICE, f"list of {items} items, {cursor.end - cursor.pos} bytes left")
-    return items
 
 
 def parse(data: bytes, pos: int = 0, end: int | None = None) -> list[Param]:
