@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -110,7 +111,8 @@ def _free_port() -> int:
 class Broker:
     """A Mosquitto of our own on a free loopback port."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path) -> None:
+        self._program = program
         self.port = _free_port()
         self._config = folder / "mosquitto.conf"
         self._config.write_text(
@@ -127,7 +129,7 @@ class Broker:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(["mosquitto", "-c", str(self._config)], stderr=log)
+            self._process = subprocess.Popen([self._program, "-c", str(self._config)], stderr=log)
         while True:
             assert self._process.poll() is None, self._log.read_text()
             try:
@@ -150,9 +152,17 @@ class Broker:
             self._process = None
 
 
+@pytest.fixture(scope="session")
+def mosquitto() -> str:
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    if program is None:
+        pytest.skip("mosquitto is not installed")
+    return program
+
+
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    made = Broker(tmp_path)
+def broker(mosquitto: str, tmp_path: Path) -> Iterator[Broker]:
+    made = Broker(mosquitto, tmp_path)
     made.start()
     yield made
     made.stop()

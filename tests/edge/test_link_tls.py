@@ -45,7 +45,7 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def secure(tmp_path: Path) -> Iterator[SecureBroker]:
+def secure(mosquitto: str, tmp_path: Path) -> Iterator[SecureBroker]:
     for words in (
         ("init", tmp_path, "127.0.0.1"),
         ("box", tmp_path, "kx-001"),
@@ -66,7 +66,7 @@ def secure(tmp_path: Path) -> Iterator[SecureBroker]:
     file = tmp_path / "mosquitto.conf"
     file.write_text(text + "\nuser root\n")  # as its own user it could not read the test's folder
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(["mosquitto", "-c", str(file)], stderr=log)
+        process = subprocess.Popen([mosquitto, "-c", str(file)], stderr=log)
     while True:
         assert process.poll() is None, (tmp_path / "log").read_text()
         try:

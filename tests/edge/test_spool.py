@@ -100,6 +100,7 @@ def test_a_receipt_settles_own_batches_only(spool: Spool, cut: MakeCut) -> None:
     assert (foreign.heads, foreign.unknown_epochs) == ((), 1)
     assert ([h.seq for h in good.heads], good.refused) == ([0, 1], 1)
     assert again.heads == ()
+    assert spool._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL, for the next commit
     assert [b.seq for b in waiting(spool).values()] == [2]
 
 

@@ -50,8 +50,8 @@ IDLE_S: Final = 30.0
 BIRTH_S: Final = 60.0
 """How often a change in the books of older epochs is told."""
 RECONNECT_S: Final = 1.0
-RECONNECT_MAX_S: Final = 60.0
-STEADY_S: Final = 30.0
+RECONNECT_MAX_S: Final = 30.0
+STEADY_S: Final = 3.0
 """A link that lasts less is as good as none: two boxes of one name throw each other out each second."""
 GOODBYE_S: Final = 1.0
 PAGE: Final = 500
@@ -106,8 +106,6 @@ class Uplink:
             began_s = time.monotonic()
             try:
                 async with self._connector.connect(self._state(False).model_dump_json()) as client:
-                    await self._greet(client)
-                    log.info("link_up")
                     await self._serve(client)
             except LinkError as error:
                 say = log.debug if backoff.failures else log.warning
@@ -132,14 +130,17 @@ class Uplink:
         self._bulk.set()
 
     async def _serve(self, client: aiomqtt.Client) -> None:
-        parts = {
-            "uplink-listen": self._listen(client),
-            "uplink-urgent": self._send_urgent(client),
-            "uplink-bulk": self._send_bulk(client),
-            "uplink-birth": self._keep_birth(client),
-        }
         try:
-            await together(parts)
+            await self._greet(client)
+            log.info("link_up")
+            await together(
+                {
+                    "uplink-listen": self._listen(client),
+                    "uplink-urgent": self._send_urgent(client),
+                    "uplink-bulk": self._send_bulk(client),
+                    "uplink-birth": self._keep_birth(client),
+                }
+            )
         except aiomqtt.MqttError as error:
             raise LinkError(str(error)) from error
         except SpoolError as error:
