@@ -120,6 +120,17 @@ def test_check_names_every_mistake_and_ends_with_2(tmp_path: Path) -> None:
     ]
 
 
+def test_check_warns_of_certificates_that_are_not_there(tmp_path: Path) -> None:
+    config = write_config(tmp_path, 8883, 'name = "dust"\ndriver = "plantower"\nline = "tcp://127.0.0.1:1"')
+    config.write_text(config.read_text().replace("[mqtt]", '[mqtt]\nca_file = "ca.crt"'))
+    answer = run_check(config)
+    assert answer.returncode == 0
+    assert (
+        f"mqtt.ca_file: expected a file that can be read, got nothing at {tmp_path / 'ca.crt'}"
+        in answer.stderr
+    )
+
+
 def test_check_read_says_what_each_device_says_and_1_when_one_does_not(
     tmp_path: Path, dust: Path, dead_port: int
 ) -> None:

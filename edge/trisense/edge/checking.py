@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
-from trisense.core.errors import DeviceError, DeviceTimeout
+from trisense.core.errors import DeviceError, Mistake
 from trisense.core.model import Quality, Sample
 from trisense.drivers import Lines, Observed, PolledDriver, StreamingDriver
 from trisense.edge.clock import SystemClock
@@ -20,10 +21,12 @@ from trisense.edge.ordinals import Ordinals
 from trisense.edge.quality import Stamper
 from trisense.edge.supervisor import CLOSE_S, deadline
 
-__all__ = ["Reading", "as_json", "read_devices", "show"]
+__all__ = ["Reading", "absent_files", "as_json", "read_devices", "show"]
 
 FIRST_ROW_S: Final = 10.0
-"""Longest wait for a streaming device to send something, or its own time-out where that is longer."""
+PATIENCE: Final = 1.5
+"""How long a streaming device is listened to: so many seconds, or so many of its own time-outs, for its
+driver knows best when silence is a fault and when there is just nothing to tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,22 @@ class Reading:
 
     device: str
     samples: tuple[Sample, ...] = ()
+    """Empty without an error: it is there, and had nothing to tell."""
     error: str | None = None
+
+
+def absent_files(config: BoxConfig) -> list[Mistake]:
+    """Secrets and certificates that are not there: the box senses without them, but is not heard."""
+    named = {
+        name: path
+        for name in ("password_file", "ca_file", "cert_file", "key_file")
+        if (path := getattr(config.mqtt, name)) is not None
+    }
+    return [
+        Mistake(f"mqtt.{name}", "a file that can be read", f"nothing at {path}")
+        for name, path in named.items()
+        if not os.access(path, os.R_OK)
+    ]
 
 
 async def read_devices(config: BoxConfig) -> list[Reading]:
@@ -65,14 +83,13 @@ async def _first_rows(driver: Any) -> Sequence[Observed]:
             return await driver.peek()
     if not isinstance(driver, StreamingDriver):
         raise TypeError(f"{type(driver).__name__} is neither a polled nor a streaming driver")
-    limit_s = max(FIRST_ROW_S, driver.config.timeout_s)
     rows = driver.observe()
     try:
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(max(FIRST_ROW_S, PATIENCE * driver.config.timeout_s)):
             async for row in rows:
                 return (row,)
-    except TimeoutError as error:
-        raise DeviceTimeout(driver.config.name, "sent no row", timeout_s=limit_s) from error
+    except TimeoutError:
+        return ()
     finally:
         close = getattr(rows, "aclose", None)
         if close is not None:
@@ -101,7 +118,13 @@ def as_json(config: BoxConfig, readings: Sequence[Reading] | None) -> str:
             entry["samples"] = [_row(sample) for sample in reading.samples]
         devices.append(entry)
     return json.dumps(
-        {"box": config.box.id, "site": config.box.site, "config_hash": config.hash, "devices": devices}
+        {
+            "box": config.box.id,
+            "site": config.box.site,
+            "config_hash": config.hash,
+            "warnings": [str(mistake) for mistake in absent_files(config)],
+            "devices": devices,
+        }
     )
 
 
@@ -137,6 +160,8 @@ def show(config: BoxConfig, readings: Sequence[Reading] | None) -> None:
     for reading in readings:
         if reading.error is not None:
             table.add_row(reading.device, "", "", f"cannot read: {reading.error}", "", "", style="red")
+        elif not reading.samples:
+            table.add_row(reading.device, "", "", "connected, nothing to tell", "", "")
         for sample in reading.samples:
             codes = dict(sample.quality)
             for index, (field, value) in enumerate(zip(sample.stream.fields, sample.values, strict=True)):

@@ -63,6 +63,8 @@ def check(
     """Check a configuration. Exit 1 when a device cannot be read, 2 when the file has mistakes."""
     logs.configure("error")
     box = load(config)
+    for mistake in checking.absent_files(box):
+        typer.echo(f"{config}: warning: {mistake}", err=True)
     readings = asyncio.run(checking.read_devices(box)) if read else None
     if json:
         typer.echo(checking.as_json(box, readings))
