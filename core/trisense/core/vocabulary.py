@@ -51,6 +51,7 @@ def _numbers() -> list[Property]:
         Property("wind_direction_min", "deg", (0, 360)),
         Property("wind_direction_max", "deg", (0, 360)),
         Property("rain_amount", "mm", (0, None)),
+        Property("rain_amount_event", "mm", (0, None)),
         Property("rain_amount_total", "mm", (0, None)),
         Property("rain_rate", "mm/h", (0, 2400), (0, 200)),
         Property("illuminance", "lx", (0, 300_000), (0, 150_000)),
@@ -58,11 +59,14 @@ def _numbers() -> list[Property]:
         Property("solar_irradiance", "W/m2", (-10, 2000), (-5, 1500), 1000),
         # Air quality
         *(Property(name, "ug/m3", (0, 2000), (0, 1000)) for name in ("pm1", "pm2_5", "pm4", "pm10")),
+        Property("pm100", "ug/m3", (0, 20_000)),
         *(Property(f"{name}_cf1", "ug/m3", (0, 2000), (0, 1000)) for name in ("pm1", "pm2_5", "pm10")),
         *(
             Property(f"pnc_gt_{size}um", "/cm3", (0, None))
             for size in ("0_3", "0_5", "1_0", "2_5", "5_0", "10")
         ),
+        *(Property(f"pnc_lt_{size}um", "/cm3", (0, None)) for size in ("0_5", "1_0", "2_5", "4_0", "10")),
+        Property("typical_particle_size", "um", (0, 100)),
         Property("co2", "[ppm]", (300, 10_000), (390, 5000)),
         Property("co", "[ppb]", (0, 1_000_000), (0, 50_000)),
         Property("no2", "[ppb]", (-20, 20_000), (0, 1000)),
