@@ -68,7 +68,7 @@ def places(count: int) -> list[Place]:
         Place(f"kx-{number:03}", site, CENTRE[0] + north, CENTRE[1] + east, roof=False)
         for number, (site, north, east) in enumerate(CROSSINGS[: count - 1], start=1)
     ]
-    return [*found, Place("roof-001", "town-hall", CENTRE[0] + 0.0004, CENTRE[1] + 0.0007, roof=True)]
+    return [*found, Place("roof-001", "town-hall", CENTRE[0] - 0.0012, CENTRE[1] - 0.0036, roof=True)]
 
 
 class Devices:
