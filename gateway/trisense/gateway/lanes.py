@@ -7,6 +7,7 @@ sends it again. Each lane has its own bound, so that a backlog never costs an al
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, deque
 from typing import Final
 
@@ -28,7 +29,7 @@ SHARE_BYTES: Final = {Lane.LIVE: 1024 * KIB, Lane.BACKLOG: 256 * KIB, Lane.MEDIA
 """Most of one lane in a group, at least one message: backlog and media always move, and a group stays
 short enough (about a quarter of a second) for the alarm that comes behind it."""
 LINGER_S: Final = 0.1
-"""How long a group fills: with many boxes one commit serves them all. An alarm ends it."""
+"""How long live data waits for company: with many boxes one commit serves them all. An alarm ends it."""
 
 
 class Lanes:
@@ -73,12 +74,11 @@ class Lanes:
     async def take(self) -> list[Delivery]:
         """Wait for the next group: all alarms alone, else a share of each lane. Empty: closed and drained."""
         await self._some.wait()
-        if not self._urgent.is_set():
-            try:
+        # Bulk waits for nobody: lingering for alarms that come often would starve it.
+        if not any(self._queues[lane] for lane in (Lane.ALARM, Lane.BACKLOG, Lane.MEDIA)):
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LINGER_S):
                     await self._urgent.wait()
-            except TimeoutError:
-                pass
         alarms = self._pop(Lane.ALARM, BOUND_BYTES[Lane.ALARM])
         return alarms or [d for lane, share in SHARE_BYTES.items() for d in self._pop(lane, share)]
 
