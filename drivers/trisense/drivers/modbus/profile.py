@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from trisense.core.config import ConfigModel, load_toml
 from trisense.core.model import NAME, FieldType, Layer, Quality, Stream, Value
 from trisense.core.model import Field as StreamField
 from trisense.core.vocabulary import PROPERTIES
 from trisense.drivers.modbus.pdu import READ_BITS
+from trisense.drivers.modbus.planner import Rules, Span, plan
 
 __all__ = [
     "DeviceTable",
+    "ExampleTable",
     "FieldTable",
     "Profile",
     "ReadTable",
@@ -43,9 +45,15 @@ RegisterType = Literal["u16", "s16", "u32", "s32", "u64", "s64", "f32", "f64", "
 WordOrder = Literal["ABCD", "CDAB", "BADC", "DCBA"]
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Address = Annotated[int, Field(ge=0, le=0xFFFF)]
+Word = Annotated[int, Field(ge=0, le=0xFFFF)]
 
 WIDTH: Final = {"u16": 1, "s16": 1, "bits": 1, "u32": 2, "s32": 2, "f32": 2, "u64": 4, "s64": 4, "f64": 4}
 """Registers that each type takes."""
+
+
+def _fewest(_: int, count: int) -> int:
+    """A price at which no further register is worth a further request."""
+    return 0x1_0000 + count
 
 
 def _listed(value: object) -> object:
@@ -71,6 +79,8 @@ class DeviceTable(ConfigModel):
     """Pause it needs before a request, where that is longer than T3.5."""
     timeout_s: Annotated[float, Field(gt=0, le=60)] = 0.5
     """Longest wait until its answer begins."""
+    answer_ms: Annotated[float, Field(ge=0, le=10_000)] = 20.0
+    """Time it usually takes until its answer begins; what a hole may cost follows from it."""
 
 
 class ReadTable(ConfigModel):
@@ -80,7 +90,7 @@ class ReadTable(ConfigModel):
     address: Address
     count: Annotated[int, Field(ge=1, le=2000)]
     forbidden: tuple[Address, ...] = ()
-    """Addresses inside the block that no request may touch."""
+    """Addresses of this function that no request may touch, inside the block or not."""
     poll: bool = True
     """False: settings, known when a capture is decoded, never asked for."""
 
@@ -88,6 +98,10 @@ class ReadTable(ConfigModel):
     def end(self) -> int:
         """First address behind the block."""
         return self.address + self.count
+
+    @property
+    def span(self) -> Span:
+        return Span(self.address, self.end)
 
     def covers(self, address: int, width: int) -> bool:
         """Whether the block allows to read ``width`` registers from ``address``."""
@@ -124,6 +138,10 @@ class FieldTable(ConfigModel):
     @property
     def end(self) -> int:
         return self.address + self.width
+
+    @property
+    def span(self) -> Span:
+        return Span(self.address, self.end)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -193,6 +211,38 @@ class FieldTable(ConfigModel):
         return number if math.isfinite(number) else None
 
 
+class ExampleTable(ConfigModel):
+    """``[[example]]``: registers and the row that they mean, for ``trisense driver test``."""
+
+    source: str
+    """Where it stands: document and page, or who captured it when."""
+    registers: Mapping[str, Annotated[tuple[Word, ...], Field(min_length=1)]]
+    """Words from an address on, such as ``0x0165 = [10, 20]``; bits are 0 and 1."""
+    values: Mapping[str, int | float]
+    """What each field must be."""
+    missing: tuple[Name, ...] = ()
+    """Fields whose word means "no value"."""
+    options: Mapping[str, str] = {}
+    """Options of the device in this example; by default the first value of each."""
+
+    @field_validator("registers")
+    @classmethod
+    def _check(cls, registers: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple[int, ...]]:
+        for address in registers:
+            if not 0 <= int(address, 0) <= 0xFFFF:
+                raise ValueError(f"addresses from 0 to 0xFFFF, not {address}")
+        return registers
+
+    @cached_property
+    def image(self) -> Mapping[int, int]:
+        """Words by address."""
+        return {
+            int(first, 0) + index: word
+            for first, words in self.registers.items()
+            for index, word in enumerate(words)
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One request that a profile makes, and the fields that its answer holds."""
@@ -201,6 +251,10 @@ class Request:
     address: int
     count: int
     fields: tuple[FieldTable, ...]
+
+    @property
+    def span(self) -> Span:
+        return Span(self.address, self.address + self.count)
 
     def values(self, data: Sequence[int]) -> dict[str, Value]:
         """Values by field name; ``data`` is the answer's registers, or its bits as 0 and 1."""
@@ -218,11 +272,13 @@ class Profile(ConfigModel):
     device: DeviceTable
     read: Annotated[tuple[ReadTable, ...], Field(min_length=1)]
     field: Annotated[tuple[FieldTable, ...], Field(min_length=1)]
+    example: tuple[ExampleTable, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         wrong = [text for index, field in enumerate(self.field) for text in self._wrong_with(index, field)]
         wrong += self._twice()
+        wrong += self._wrong_examples()
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -234,6 +290,13 @@ class Profile(ConfigModel):
             return [f"{where} inside a read block and off its forbidden addresses"]
         if len(homes) > 1:
             return [f"{where} in one read block, not in {len(homes)}"]
+        if any(
+            field.address <= bad < field.end
+            for block in self.read
+            if block.function == homes[0].function
+            for bad in block.forbidden
+        ):
+            return [f"{where} off the addresses that another block forbids"]
         if homes[0].function in READ_BITS and field.type != "bits":
             return [f"{where} of type bits, as function {homes[0].function} reads bits"]
         if homes[0].function not in READ_BITS and field.width > self.device.max_registers:
@@ -247,6 +310,15 @@ class Profile(ConfigModel):
             for index, field in enumerate(self.field)
             for other in self.field[:index]
             if other.name == field.name and not _exclude(other.options, field.options)
+        ]
+
+    def _wrong_examples(self) -> list[str]:
+        known = {field.name for field in self.field}
+        return [
+            f"example[{index}] with values of fields of this profile, not {name}"
+            for index, example in enumerate(self.example)
+            for name in (*example.values, *example.missing)
+            if name not in known
         ]
 
     @cached_property
@@ -269,28 +341,53 @@ class Profile(ConfigModel):
         blocks = [block for block in self.read if block.poll]
         return tuple(f for f in self.fields(options) if any(b.covers(f.address, f.width) for b in blocks))
 
-    def requests(self, options: Mapping[str, str]) -> tuple[Request, ...]:
-        """What to ask for, in the file's order: each block as a whole where the device allows it."""
-        chosen = self.polled(options)
-        return tuple(request for block in self.read for request in self._requests_of(block, chosen))
+    def requests(
+        self,
+        options: Mapping[str, str],
+        *,
+        cost: Callable[[int, int], int] = _fewest,
+        refused: Collection[tuple[int, Span]] = (),
+        wide: bool = False,
+    ) -> tuple[Request, ...]:
+        """The cheapest requests for the polled fields, by function and address.
 
-    def _requests_of(self, block: ReadTable, chosen: Sequence[FieldTable]) -> list[Request]:
-        fields = sorted((f for f in chosen if block.covers(f.address, f.width)), key=lambda f: f.address)
-        limit = 2000 if block.function in READ_BITS else self.device.max_registers
-        if fields and block.count <= limit and not block.forbidden:
-            return [Request(block.function, block.address, block.count, tuple(fields))]
-        groups: list[list[FieldTable]] = []
-        for field in fields:
-            start = groups[-1][0].address if groups else 0
-            length = max([field.end, *(f.end for f in groups[-1])]) - start if groups else 0
-            if groups and length <= limit and block.covers(start, length):
-                groups[-1].append(field)
-            else:
-                groups.append([field])
-        return [
-            Request(block.function, g[0].address, max(f.end for f in g) - g[0].address, tuple(g))
-            for g in groups
-        ]
+        ``cost`` prices a read of a function and a count. Inside the declared blocks only, unless ``wide``:
+        then a request may also reach over what lies between them. Nothing ``refused`` (function, span) is
+        asked for again; a field that was refused alone is in no request.
+        """
+        chosen = self.polled(options)
+        return tuple(
+            request
+            for function in sorted({block.function for block in self.read if block.poll})
+            for request in self._requests_with(
+                function,
+                chosen,
+                partial(cost, function),
+                self.rules(function, frozenset(span for f, span in refused if f == function), wide=wide),
+            )
+        )
+
+    def rules(self, function: int, refused: frozenset[Span] = frozenset(), *, wide: bool = False) -> Rules:
+        """What a request with this function may touch."""
+        blocks = [block for block in self.read if block.function == function]
+        return Rules(
+            limit=2000 if function in READ_BITS else self.device.max_registers,
+            barred=tuple(
+                [Span(bad, bad + 1) for block in blocks for bad in block.forbidden]
+                + [block.span for block in blocks if not block.poll]
+            ),
+            refused=refused,
+            declared=None if wide else tuple(block.span for block in blocks if block.poll),
+        )
+
+    def _requests_with(
+        self, function: int, chosen: Sequence[FieldTable], cost: Callable[[int], int], rules: Rules
+    ) -> Iterator[Request]:
+        blocks = [block for block in self.read if block.function == function and block.poll]
+        fields = [f for f in chosen if any(b.covers(f.address, f.width) for b in blocks)]
+        for span in plan({f.span for f in fields if rules.allow(f.span)}, cost, rules):
+            inside = tuple(field for field in fields if span.holds(field.span))
+            yield Request(function, span.start, span.count, inside)
 
     def stream(self, device: str, *, site: str, options: Mapping[str, str]) -> Stream:
         """The stream that a device of this profile produces."""
