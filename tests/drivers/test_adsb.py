@@ -201,6 +201,20 @@ def test_an_emergency_squawk_is_read_from_its_own_message() -> None:
     assert (frame["tc"], frame["subtype"], frame["emergency"], frame["squawk"]) == (28, 1, 0, "6513")
 
 
+@pytest.mark.parametrize(("capability", "on_ground"), [(4, True), (5, False), (6, None), (7, None)])
+def test_a_capability_may_tell_whether_the_aircraft_is_on_the_ground(
+    capability: int, on_ground: bool | None
+) -> None:
+    head = bytes([11 << 3 | capability]) + b"\x3c\x00\x01"
+    all_call = head + modes.remainder(head + bytes(3)).to_bytes(3, "big")
+    assert modes.decode(all_call)["on_ground"] is on_ground
+
+
+def test_one_message_needs_a_reference() -> None:
+    message = MESSAGES["position"](flying(), Airframe({}))[0]
+    assert Adsb.codecs["adsb-cpr-local"].frames(message) == []
+
+
 def test_two_bare_messages_make_a_position_and_two_aircraft_make_none() -> None:
     codec = Adsb.codecs["adsb-cpr-global"]
     even, odd = (MESSAGES["position"](flying(), Airframe({}, odd=each))[0] for each in (False, True))

@@ -97,6 +97,26 @@ def test_the_capabilities_of_a_real_reader_are_understood() -> None:
     assert offer.hop_table == 1
 
 
+@recorded
+def test_the_configuration_of_a_real_reader_is_understood() -> None:
+    (frame,) = LLRP.frames((RECORDINGS / "llrp_get_reader_config_response.body.bin").read_bytes())
+    told = json.loads((RECORDINGS / "llrp_get_reader_config_response.json").read_text())
+    params: dict[str, list[dict[str, Any]]] = {}
+    for param in frame["params"]:
+        params.setdefault(param["name"], []).append(param)
+    assert frame["body_of"] == 12
+    assert "Unknown" not in params
+    assert [bool(p["AntennaConnected"]) for p in params["AntennaProperties"]] == [
+        p["AntennaConnected"] for p in told["AntennaProperties"]
+    ]
+    assert len(params["AntennaConfiguration"]) == len(told["AntennaConfigurations"])
+    assert len(params["GPIPortCurrentState"]) == len(told["GPIPortCurrentStates"])
+    (keepalive,) = params["KeepaliveSpec"]
+    assert keepalive["PeriodicTriggerValue"] == told["KeepAliveSpec"]["Interval"]
+    (state,) = params["LLRPConfigurationStateValue"]
+    assert state["LLRPConfigurationStateValue"] == told["LLRPConfigurationStateValue"]
+
+
 @pytest.mark.parametrize(
     ("frequencies", "hop_table"),
     [
@@ -435,6 +455,33 @@ async def test_a_refusal_says_what_the_reader_said() -> None:
         async with driving(reader(kind=Refuses)):
             pass
     assert refused.value.code == 101
+
+
+class Baffled(LlrpReader):
+    """An old reader that does not know one of the requests."""
+
+    async def _answer(self, client: Any, request: Any) -> None:
+        if request.type == 22:
+            await client.write(message(100, request.id, status(109)))
+        else:
+            await super()._answer(client, request)
+
+
+async def test_an_error_message_answers_a_request_that_the_reader_does_not_know() -> None:
+    with pytest.raises(DeviceRefused, match="message 22: refused") as refused:
+        async with driving(reader(kind=Baffled), timeout_s=5):
+            pass
+    assert refused.value.code == 109
+
+
+async def test_the_reader_is_set_up_as_configured() -> None:
+    sim = reader()
+    async with driving(sim, keepalive_s=7.5, tag_crc=False):
+        assert sim._keepalive_s == 7.5
+        assert [event for event, on in sim._events.items() if on] == [2, 3, 4, 8]
+        assert sim._rospec is not None
+        assert (sim._rospec.report_at, sim._rospec.stop_s, sim._rospec.memory) == (1, None, 0)
+    assert sim._rospec is None
 
 
 async def test_an_antenna_that_is_not_there_is_refused_before_the_reader_is_asked() -> None:

@@ -108,7 +108,8 @@ class BeastFeed(Simulator):
                 **values,
                 "rssi": round(20 * math.log10(signal / 255), 2),
             }
-            await end.send(self._beast(message, signal=signal), Told("aircraft", told))
+            # A flip in the last byte of an all-call would only make another interrogator code of it.
+            await end.send(self._beast(message, signal=signal), Told("aircraft", told), check=-3)
 
     def _beast(self, message: bytes, *, signal: int) -> bytes:
         ticks = int((time.monotonic() - self._began_s) * TICKS_PER_S) + 1

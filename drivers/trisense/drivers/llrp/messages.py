@@ -33,32 +33,23 @@ MAX_TYPE: Final = 1023
 
 
 class MessageType:
-    """Message numbers by name (sheet 1.2)."""
+    """Numbers by name of the messages this driver deals with; all legal ones stand in ``BODIES``."""
 
     GET_READER_CAPABILITIES = 1
     GET_READER_CONFIG = 2
     SET_READER_CONFIG = 3
-    CLOSE_CONNECTION_RESPONSE = 4
     GET_READER_CAPABILITIES_RESPONSE = 11
     GET_READER_CONFIG_RESPONSE = 12
-    SET_READER_CONFIG_RESPONSE = 13
     CLOSE_CONNECTION = 14
     ADD_ROSPEC = 20
     DELETE_ROSPEC = 21
     START_ROSPEC = 22
-    STOP_ROSPEC = 23
     ENABLE_ROSPEC = 24
-    DISABLE_ROSPEC = 25
-    GET_ROSPECS = 26
-    ADD_ROSPEC_RESPONSE = 30
-    GET_ROSPECS_RESPONSE = 36
     RO_ACCESS_REPORT = 61
     KEEPALIVE = 62
     READER_EVENT_NOTIFICATION = 63
-    ENABLE_EVENTS_AND_REPORTS = 64
     KEEPALIVE_ACK = 72
     ERROR_MESSAGE = 100
-    CUSTOM_MESSAGE = 1023
 
 
 # Fixed fields before the parameters; every type that is legal stands here.
