@@ -2,6 +2,7 @@
 
 from trisense.core.errors import DeviceError, DeviceRefused, DeviceTimeout, FrameError, LineError
 from trisense.core.model import BatchClass, Field, FieldType, Layer, Quality, Stream, Value
+from trisense.drivers.asking import AskedDriver, Dialogue
 from trisense.drivers.framing import (
     Cut,
     Damage,
@@ -25,6 +26,7 @@ from trisense.drivers.sdk import (
 )
 
 __all__ = [
+    "AskedDriver",
     "BatchClass",
     "Codec",
     "Cut",
@@ -34,6 +36,7 @@ __all__ = [
     "DeviceError",
     "DeviceRefused",
     "DeviceTimeout",
+    "Dialogue",
     "Driver",
     "Field",
     "FieldType",

@@ -61,6 +61,11 @@ class Decoder(ABC):
         self._run_size = 0
         self._run_start = b""
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether it holds the beginning of a frame, or damage that it has not told yet."""
+        return bool(self._rest or self._run)
+
     @abstractmethod
     def cut(self, data: bytes, start: int) -> Cut | None:
         """Judge what stands at ``data[start]``, which is there; None where more bytes are needed.
@@ -186,6 +191,10 @@ class FramedDriver(StreamingDriver[C]):
     async def begin(self, line: Line) -> None:
         """Bring the device into a known state after the line was opened; nothing by default."""
 
+    def silence_s(self) -> float:
+        """How long it may say nothing before it is connected again."""
+        return self.config.timeout_s
+
     async def connect(self, lines: Lines) -> None:
         self.damaged_count = 0
         self._line = await lines.open(self.config.line, timeout_s=self.config.timeout_s)
@@ -194,7 +203,7 @@ class FramedDriver(StreamingDriver[C]):
     async def observe(self) -> AsyncIterator[Observed]:
         assert self._line is not None, "connect comes first"  # noqa: S101  # the runtime's own contract
         pieces = read_frames(
-            self._line, self.decoder(), device=self.config.name, timeout_s=self.config.timeout_s
+            self._line, self.decoder(), device=self.config.name, timeout_s=self.silence_s()
         )
         async with aclosing(pieces):
             async for piece in pieces:

@@ -22,6 +22,7 @@ __all__ = ["KINDS", "app"]
 
 KINDS: Final = {
     "plantower": "trisense.sims.plantower:Plantower",
+    "nova": "trisense.sims.nova:Nova",
     "ld2450": "trisense.sims.ld2450:Ld2450",
     "ws90": "trisense.sims.modbus:Ws90",
     "sensecap": "trisense.sims.modbus:SenseCap",
