@@ -34,6 +34,9 @@ MISSED_ACKS: Final = 3
 POWERS_DBM: Final = tuple(10 + step * 0.25 for step in range(91))
 HOPS_KHZ: Final = tuple(range(902_750, 927_750, 500))
 
+NO_CHECK_AT: Final = 0
+"""Messages have no check but the tag's own CRC; a flipped bit of the header is noticed, too."""
+
 ERROR_FIELD, ERROR_UNSUPPORTED, ERROR_PARAMETER = 101, 109, 100
 DISABLED, INACTIVE, ACTIVE = 0, 1, 2
 EVENT_ROSPEC, EVENT_ANTENNA = 2, 8
@@ -93,9 +96,9 @@ class Client:
             await asyncio.sleep(0)
             await self.end.write(data[cut:])
 
-    async def tell(self, data: bytes, *told: Told) -> None:
+    async def tell(self, data: bytes, *told: Told, check: int) -> None:
         async with self.lock:
-            await self.end.send(data, *told)
+            await self.end.send(data, *told, check=check)
 
 
 class LlrpReader(Simulator):
@@ -337,7 +340,7 @@ class LlrpReader(Simulator):
             self._lost_antenna = lost
             event = self._event(tlv(255, struct.pack(">BH", not lost, self.antennas)))
             told = {"event": "antenna_lost" if lost else "antenna_connected", "antenna": self.antennas}
-            await client.tell(event, Told("reader_event", told))
+            await client.tell(event, Told("reader_event", told), check=NO_CHECK_AT)
 
     def _read_tags(self, rospec: RoSpec) -> None:
         now_ns = time.time_ns()
@@ -384,7 +387,8 @@ class LlrpReader(Simulator):
         for start in range(0, len(waiting), size):
             tags = waiting[start : start + size]
             told = [Told("tag_sighting", self._told(tag, rospec.selector)) for tag in tags]
-            await client.tell(self._report(tags, client), *told)
+            check = -1 if rospec.memory & 0x80 else NO_CHECK_AT
+            await client.tell(self._report(tags, client), *told, check=check)
 
     def _told(self, seen: Seen, selector: int) -> dict[str, Any]:
         """What a report says, under the names and in the units of the rows."""
