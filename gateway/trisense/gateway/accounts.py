@@ -19,9 +19,21 @@ from typing import Any, Final, TypeAlias
 from trisense.core.errors import SpoolError
 from trisense.core.messages import SEQ_MAX
 from trisense.gateway.ledger import EpochFacts, Ledger, Outcome, hex16
-from trisense.gateway.stores.base import DeepCount
+from trisense.gateway.stores.base import Store
 
-__all__ = ["Account", "Facts", "Waiting", "balance", "facts_of", "read_spool"]
+__all__ = [
+    "Account",
+    "Deep",
+    "Facts",
+    "Waiting",
+    "as_json",
+    "balance",
+    "deep_of",
+    "facts_from_json",
+    "facts_json",
+    "facts_of",
+    "read_spool",
+]
 
 Ranges: TypeAlias = list[tuple[int, int]]
 """Sorted, disjoint, inclusive."""
@@ -86,6 +98,40 @@ class Account:
     """Seqs below ``next_seq`` that nobody can explain."""
     forks: int = 0
     balanced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deep:
+    """The ledger and the store's own rows of one box, at one moment."""
+
+    ledger: int
+    """Samples stored, by the ledger."""
+    rows: int
+    retired: int
+    twice: int
+    broken_media: int
+
+    def faults(self) -> str:
+        """What does not agree; empty where all does."""
+        found = []
+        if self.rows + self.retired != self.ledger:
+            found.append(f"ledger {self.ledger} samples, store {self.rows} rows and {self.retired} retired")
+        if self.twice:
+            found.append(f"{self.twice} rows twice")
+        if self.broken_media:
+            found.append(f"{self.broken_media} pictures changed")
+        return "; ".join(found)
+
+
+def deep_of(store: Store, box: str) -> Deep:
+    """Look at one box, on the writer's thread: nothing is written meanwhile.
+
+    Raises:
+        NotSupported: a store that cannot count.
+    """
+    stored = sum(f.stored + f.in_flight for f in facts_of(store.ledger) if f.box == box)
+    count = store.count(box)
+    return Deep(stored, count.rows, count.retired, count.twice, count.broken_media)
 
 
 def facts_of(ledger: Ledger) -> list[Facts]:
@@ -193,7 +239,7 @@ def as_json(account: Account) -> dict[str, Any]:
     return shown
 
 
-def facts_json(facts: Facts) -> dict[str, Any]:
+def facts_json(facts: Facts | Deep) -> dict[str, Any]:
     return asdict(facts)
 
 
@@ -262,7 +308,3 @@ def _subtract(ranges: Sequence[tuple[int, int]], without: Sequence[tuple[int, in
 
 def _within(seq: int, ranges: Ranges) -> bool:
     return any(first <= seq <= last for first, last in ranges)
-
-
-def deep_json(count: DeepCount) -> dict[str, int]:
-    return asdict(count)

@@ -15,10 +15,10 @@ from rich.table import Table
 from trisense.core.cli import cannot
 from trisense.core.errors import StoreUnavailable
 from trisense.gateway import accounts
-from trisense.gateway.accounts import Account, Facts, Waiting
+from trisense.gateway.accounts import Account, Deep, Facts, Waiting
 from trisense.gateway.config import load
 from trisense.gateway.stores import make_store
-from trisense.gateway.stores.base import DeepCount, NotSupported
+from trisense.gateway.stores.base import NotSupported
 
 __all__ = ["app"]
 
@@ -47,7 +47,7 @@ def audit(
     for path in spool or ():
         waiting = (waiting or {}) | accounts.read_spool(path)
     found = [accounts.balance(f, waiting) for f in facts]
-    wrong = _deep_faults(facts, counted) if deep else {}
+    wrong = {box: faults for box, d in counted.items() if (faults := d.faults())}
     if as_json:
         typer.echo(json.dumps(_as_json(found, counted, wrong), indent=1))
     else:
@@ -55,23 +55,23 @@ def audit(
     sys.exit(0 if all(a.balanced for a in found) and not wrong else 1)
 
 
-def _ask(url: str, deep: bool) -> tuple[list[Facts], dict[str, DeepCount]]:
+def _ask(url: str, deep: bool) -> tuple[list[Facts], dict[str, Deep]]:
     try:
         answer = httpx.get(f"{url.rstrip('/')}/api/v1/audit", params={"deep": int(deep)}, timeout=TIMEOUT_S)
         answer.raise_for_status()
         told: dict[str, Any] = answer.json()
         facts = [accounts.facts_from_json(f) for f in told["facts"]]
-        return facts, {box: DeepCount(**count) for box, count in told.get("deep", {}).items()}
+        return facts, {box: Deep(**count) for box, count in told.get("deep", {}).items()}
     except (httpx.HTTPError, ValueError, TypeError, KeyError) as error:
         cannot(f"no audit from {url}: {error}; is the gateway running there? --config opens its files")
 
 
-def _from_files(config: Path, deep: bool) -> tuple[list[Facts], dict[str, DeepCount]]:
+def _from_files(config: Path, deep: bool) -> tuple[list[Facts], dict[str, Deep]]:
     store = make_store(load(config).store)
     try:
         store.open()
         facts = accounts.facts_of(store.ledger)
-        counted = {box: store.count(box) for box in {f.box for f in facts}} if deep else {}
+        counted = {box: accounts.deep_of(store, box) for box in {f.box for f in facts}} if deep else {}
     except (StoreUnavailable, NotSupported) as error:
         cannot(str(error))
     finally:
@@ -79,30 +79,11 @@ def _from_files(config: Path, deep: bool) -> tuple[list[Facts], dict[str, DeepCo
     return facts, counted
 
 
-def _deep_faults(facts: list[Facts], counted: Mapping[str, DeepCount]) -> dict[str, str]:
-    """What the store's own rows say against the ledger, by box."""
-    wrong = {}
-    for box, count in counted.items():
-        stored = sum(f.stored + f.in_flight for f in facts if f.box == box)
-        faults = []
-        if count.rows + count.retired != stored:
-            faults.append(f"ledger {stored} samples, store {count.rows} rows and {count.retired} retired")
-        if count.twice:
-            faults.append(f"{count.twice} rows twice")
-        if count.broken_media:
-            faults.append(f"{count.broken_media} pictures changed")
-        if faults:
-            wrong[box] = "; ".join(faults)
-    return wrong
-
-
-def _as_json(
-    found: list[Account], counted: Mapping[str, DeepCount], wrong: Mapping[str, str]
-) -> dict[str, Any]:
+def _as_json(found: list[Account], counted: Mapping[str, Deep], wrong: Mapping[str, str]) -> dict[str, Any]:
     return {
         "balanced": all(a.balanced for a in found) and not wrong,
         "accounts": [accounts.as_json(a) for a in found],
-        "deep": {box: accounts.deep_json(count) for box, count in counted.items()},
+        "deep": {box: accounts.facts_json(count) for box, count in counted.items()},
         "deep_faults": dict(wrong),
     }
 

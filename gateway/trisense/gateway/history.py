@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from trisense.gateway.stores.base import (
     Circle,
-    DeepCount,
     Found,
     Function,
     Media,
@@ -57,9 +56,6 @@ class StoreHistory:
 
     async def media(self, media_id: str) -> Media | None:
         return await self._ask(lambda: self._store.media(media_id))
-
-    async def count(self, box: str) -> DeepCount:
-        return await self._ask(lambda: self._store.count(box))
 
     async def _ask(self, question: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._reader, question)

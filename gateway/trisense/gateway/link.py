@@ -83,10 +83,10 @@ class Links:
         self._worker = worker
         self._on_message = on_message
         self._outbox = outbox
-        self._protocol = aiomqtt.ProtocolVersion.V5
+        self._protocols = dict.fromkeys(("fast", "bulk"), aiomqtt.ProtocolVersion.V5)
         self.connected: dict[str, bool] = {"fast": False, "bulk": False}
         self.counts: Counter[str] = Counter()
-        """``reconnects``, ``topics_unknown``."""
+        """``fast_lost``, ``bulk_lost`` (connections lost or not had), ``topics_unknown``."""
         self._leaving = asyncio.Event()
 
     async def run(self) -> None:
@@ -115,13 +115,13 @@ class Links:
             wait_s = min(wait_s * 2, BACKOFF_S[1])
 
     def _lost(self, name: str, errors: BaseExceptionGroup[Exception]) -> None:
-        say = log.warning if self.connected[name] or not self.counts["reconnects"] else log.debug
+        say = log.warning if self.connected[name] or not self.counts[f"{name}_lost"] else log.debug
         if not self.connected[name]:
             # Never connected: perhaps the broker speaks 3.1.1 only (amqtt does not say so, it hangs up).
             flip = {aiomqtt.ProtocolVersion.V5: aiomqtt.ProtocolVersion.V311}
-            self._protocol = flip.get(self._protocol, aiomqtt.ProtocolVersion.V5)
+            self._protocols[name] = flip.get(self._protocols[name], aiomqtt.ProtocolVersion.V5)
         self.connected[name] = False
-        self.counts["reconnects"] += 1
+        self.counts[f"{name}_lost"] += 1
         reason = errors.exceptions[0]
         while isinstance(reason, BaseExceptionGroup):
             reason = reason.exceptions[0]
@@ -132,7 +132,7 @@ class Links:
             tasks = [group.create_task(self._receive(client), name=f"mqtt-{name}-receive")]
             await client.subscribe([(f"{topics.ROOT}/+/{rest}", 1) for rest in subscriptions])
             self.connected[name] = True
-            log.info("mqtt_connected", link=name, protocol=self._protocol.name)
+            log.info("mqtt_connected", link=name, protocol=self._protocols[name].name)
             if name == "fast":
                 await self._say(client, online=True)
                 tasks.append(group.create_task(self._outbox.send_over(client), name="mqtt-receipts"))
@@ -161,14 +161,15 @@ class Links:
         return topics.gateway_state(self._worker)
 
     def _client(self, name: str) -> aiomqtt.Client:
-        v5 = self._protocol is aiomqtt.ProtocolVersion.V5
+        protocol = self._protocols[name]
+        v5 = protocol is aiomqtt.ProtocolVersion.V5
         return aiomqtt.Client(
             self._config.host,
             self._config.port,
             username=self._config.username,
             password=self._config.password(),
             identifier=f"{self._worker}-{name}",
-            protocol=self._protocol,
+            protocol=protocol,
             clean_start=True if v5 else 3,
             clean_session=None if v5 else True,
             will=aiomqtt.Will(self._state_topic, _state(online=False), 1, retain=True)
