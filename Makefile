@@ -24,11 +24,14 @@ demo: $(READY) $(if $(findstring influxdb,$(ARGS)),peers) ## Run a city in a box
 test: $(READY) peers ## Run all tests; ARGS goes to pytest
 	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
-check: $(READY) ## Lint, types, import rules
+check: $(READY) ## Lint, types (Python and the page's JavaScript), import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@deploy/setup.sh npm
+	npm --prefix gateway/console ci --ignore-scripts --no-audit --no-fund
+	npm --prefix gateway/console run check
 
 bench: $(READY) peers ## Print the figures of merit, each beside its limit or a peer
 	@for file in tests/bench/bench_*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; done

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PARTS = {"core": "core", "drivers": "drivers", "edge": "edge", "gateway": "gateway", "hw-sims": "sims"}
 VENDOR = "trisense/gateway/console/static/vendor/"
-VENDORED = ("leaflet", "uplot")
+VENDORED = {f"{VENDOR}{lib}.{kind}" for lib in ("leaflet", "uplot") for kind in ("js", "css", "LICENSE")}
 
 
 def expected() -> set[str]:
@@ -29,7 +29,7 @@ def main() -> int:
     vendor = {n for n in names if n.startswith(VENDOR)}
     complaints = [f"missing: {n}" for n in sorted(expected() - names)]
     complaints += [f"unexpected: {n}" for n in sorted(names - expected() - vendor)]
-    complaints += [f"not vendored: {lib}" for lib in VENDORED if not any(lib in n.lower() for n in vendor)]
+    complaints += [f"not vendored: {n}" for n in sorted(VENDORED - vendor)]
     complaints += [] if licences else ["no LICENSE"]
     print(f"{Path(sys.argv[1]).name}: {len(names)} files, {len(vendor)} of them vendored")
     print("\n".join(complaints))

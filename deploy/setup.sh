@@ -2,6 +2,7 @@
 # Set a machine up for developing or trying trisense. Called by make; each part does only what is missing.
 #   setup.sh venv PYTHON DIR   a virtual environment with the locked packages and this checkout
 #   setup.sh peers             the servers that the tests talk to, from Debian
+#   setup.sh npm               npm, for the types of the page's JavaScript
 #   setup.sh lock DIR          renew requirements/*.lock from pyproject.toml
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -44,6 +45,10 @@ peers() {
   command -v chromium >/dev/null || missing+=(chromium)
   command -v openssl >/dev/null || missing+=(openssl)
   [ ${#missing[@]} = 0 ] || install_debian "${missing[@]}"
+}
+
+npm() {
+  type -P npm >/dev/null || install_debian npm
 }
 
 lock() {
