@@ -14,9 +14,9 @@ import pytest
 from trisense.core.errors import DeviceRefused, DeviceTimeout, FrameError, LineError
 from trisense.drivers import Lines
 from trisense.drivers.modbus import BusSettings, ModbusBus, Party, Question, Trouble, ask
-from trisense.drivers.modbus.bus import Pace
 from trisense.drivers.modbus.framing import Framing, rtu_frame, tcp_frame
 from trisense.drivers.modbus.pdu import registers_of
+from trisense.drivers.modbus.timing import Pace
 
 UNIT = 17
 WARM_UP = ask(UNIT, 3, 999, 1)

@@ -153,6 +153,23 @@ async def test_a_block_that_the_device_refuses_leaves_the_others_good(street: St
     await driver.close()
 
 
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_device_that_refuses_to_be_read_over_a_hole_loses_no_value(
+    street: Street, silent: bool
+) -> None:
+    sim = SenseCap(**street.base("weather", ""), **QUICK, silent_on_bad_address=silent)
+    line = await street.pty(sim)
+    driver = await street.driver("sensecap-one", line, "rtu", timeout_s=0.2)
+    for _ in range(4):
+        assert None not in [
+            (await one(driver)).values.get(field.name) for field in driver.streams()[0].fields
+        ]
+    troubles = dict(driver.troubles())
+    assert troubles.pop("no_reply" if silent else "exception") == 1
+    assert troubles.pop("answers") >= 12
+    assert not troubles
+
+
 async def test_a_device_that_refuses_everything_is_an_error(street: Street) -> None:
     line = await street.tcp(Ws90(**street.base("weather", ""), **QUICK))
     driver = await street.driver("sensecap-one", line, "tcp", unit=144)

@@ -96,6 +96,9 @@ class StreamLine:
             raise LineError(self.url, f"connection lost: {error}") from error
 
     async def flush_input(self) -> None:
+        # One turn of the loop looks at the line, the next one hands what it found to the reader.
+        for _ in range(2):
+            await asyncio.sleep(0)
         # StreamReader offers no look at its buffer: read what is there until a read would wait.
         while True:
             try:
@@ -289,7 +292,11 @@ async def _open_serial(url: str, parts: SplitResult) -> Line:
         exclusive=True,
     )
     line = StreamLine(url, reader, writer)
-    await line.flush_input()
+    try:
+        await line.flush_input()
+    except BaseException:  # cancelled here, nobody else could ever close the port
+        await line.close()
+        raise
     return line
 
 

@@ -8,26 +8,29 @@ What it guards against, with the field evidence in environment.md A3:
   device answers in order, so what was open before the probe is then over. A line just opened is first
   listened to for one time-out: the program may have asked something before it was restarted.
 - After a failure the line must fall silent and is flushed before the next request.
-- A dead unit costs its neighbours a bounded share: from its second time-out on it is left alone for
-  ``REST_FACTOR`` times what the time-out cost, doubled each time, at most ``REST_MAX_S``.
+- A slow unit costs its neighbours a bounded share (``turns``), and so does a dead one: from its second
+  time-out on it is left alone for ``REST_FACTOR`` times what the time-out cost, doubled each time, at most
+  ``REST_MAX_S``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
-from urllib.parse import parse_qsl
 
 from trisense.core.errors import DeviceRefused, DeviceTimeout, FrameError, LineError
-from trisense.drivers.lines import Line, Lines, check_url
+from trisense.drivers.lines import Line, Lines
 from trisense.drivers.modbus.framing import Framing, ReplySearch, search
 from trisense.drivers.modbus.pdu import EXCEPTION_BIT, EXCEPTIONS, Question, Trouble
+from trisense.drivers.modbus.timing import Pace
+from trisense.drivers.modbus.turns import Turns
 
-__all__ = ["BusSettings", "ModbusBus", "Pace", "Party"]
+__all__ = ["BusSettings", "ModbusBus", "Party"]
 
 SETTLE_S: Final = 0.02
 """Shortest silence that counts after a failure: USB adapters hold bytes back for up to 16 ms."""
@@ -40,27 +43,6 @@ OPEN_FACTOR: Final = 10.0
 OPEN_MIN_S: Final = 10.0
 """An open question is forgotten after ``OPEN_FACTOR`` time-outs, at least this: a device that is silent
 to a probe it does not know (A3, "no reply to an illegal address") would else never be asked again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How fast a line is; a network line has no character time."""
-
-    character_s: float = 0.0
-    silence_s: float = 0.0
-    """T3.5: the pause before each request."""
-
-    @classmethod
-    def of(cls, url: str) -> Pace:
-        """The pace that a line's URL asks for (environment.md A1, A2)."""
-        parts = check_url(url)
-        if parts.scheme != "serial":
-            return cls()
-        options = dict(parse_qsl(parts.query))
-        baud = int(options.get("baud", "9600"))
-        size, parity, stop = list(options.get("format", "8N1").upper())
-        bits = 1 + int(size) + (parity != "N") + int(stop)
-        return cls(bits / baud, 38.5 / baud if baud <= 19_200 else 0.001_75)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +85,7 @@ class ModbusBus:
         self.settings = settings
         self._pace = Pace.of(settings.url)
         self._line: Line | None = None
-        self._lock = asyncio.Lock()
+        self._turns = Turns()
         self._units: dict[int, _Unit] = {}
         self._transaction = 0
         self._ready_at = 0.0
@@ -116,7 +98,7 @@ class ModbusBus:
         Raises:
             LineError: it cannot be opened now.
         """
-        async with self._lock:
+        async with self._turns.turn():
             if self._line is None:
                 self._line = await lines.open(self.settings.url)
                 self._settled, self._fresh = False, True
@@ -131,8 +113,11 @@ class ModbusBus:
         """Good answers (``answers``) and each ``Trouble`` seen since the bus was made."""
         return self._units[unit].counters if unit in self._units else {}
 
-    async def ask(self, question: Question, party: Party) -> bytes:
+    async def ask(self, question: Question, party: Party, *, due_s: float = math.inf) -> bytes:
         """Put one question and give the PDU of its answer.
+
+        ``due_s`` is the time of the loop's clock by which it is wanted: of several tasks that wait for
+        the line, the most urgent one is next, save for a unit that has just had more than its share.
 
         Raises:
             DeviceTimeout: no answer in time, or the unit is left alone after too many of them.
@@ -140,8 +125,9 @@ class ModbusBus:
             FrameError: the answer was damaged.
             LineError: the line is gone; ``connect`` again.
         """
-        async with self._lock:
-            unit = self._units.setdefault(question.unit, _Unit())
+        unit = self._units.setdefault(question.unit, _Unit())
+        self._check_awake(unit, party)
+        async with self._turns.turn(question.unit, due_s=due_s):
             self._check_awake(unit, party)
             if self._fresh:
                 # The first exchange after opening fails on several adapters, and boards greet in text

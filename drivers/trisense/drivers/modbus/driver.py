@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import AfterValidator, Field, model_validator
-from trisense.core.errors import ConfigError, DeviceRefused, LineError, Mistake
+from trisense.core.errors import ConfigError, DeviceRefused, DeviceTimeout, LineError, Mistake
 from trisense.core.model import Stream, Value
 from trisense.drivers.lines import Lines, check_url
 from trisense.drivers.modbus.bus import BusSettings, ModbusBus, Party
 from trisense.drivers.modbus.codec import ProfileCodecs
+from trisense.drivers.modbus.deviceplan import DevicePlan
 from trisense.drivers.modbus.framing import Framing
 from trisense.drivers.modbus.pdu import READ_BITS, ask, bits_of, registers_of
-from trisense.drivers.modbus.profile import Profile, builtin, load_profile, names, quality_of
+from trisense.drivers.modbus.profile import (
+    Profile,
+    Request,
+    builtin,
+    load_profile,
+    names,
+    quality_of,
+)
+from trisense.drivers.modbus.timing import ExchangeCost
 from trisense.drivers.sdk import DeviceConfig, Observed, PolledDriver
 
 __all__ = ["Config", "Modbus"]
 
 PREFIX: Final = "modbus"
+WRONG_REGISTERS: Final = (2, 3)
+"""Exceptions that a narrower request may not get: illegal address, illegal quantity."""
 
 
 def _line(url: str) -> str:
@@ -106,7 +119,7 @@ def _wrong_options(known: Mapping[str, tuple[str, ...]], chosen: Mapping[str, st
 
 
 class Modbus(PolledDriver[Config]):
-    """Reads the blocks of one profile from one unit; each read gives one row."""
+    """Reads the registers of one profile from one unit; each read gives one row."""
 
     name = PREFIX
     family = "environment"
@@ -122,8 +135,14 @@ class Modbus(PolledDriver[Config]):
             raise ConfigError(config.name, [Mistake("driver", str(error), config.driver)]) from error
         table = self._profile.device
         self._unit = table.unit if config.unit is None else config.unit
-        self._requests = self._profile.requests(config.options)
         self._settings = BusSettings(config.line, config.framing, config.echo)
+        self.cost = ExchangeCost.of(
+            config.line,
+            config.framing,
+            answer_s=table.answer_ms / 1000,
+            gap_s=table.min_gap_ms / 1000,
+        )
+        self._plan = DevicePlan(self._profile, config.options, self.cost.ns)
         self._party = Party(
             device=config.name,
             timeout_s=config.timeout_s if "timeout_s" in config.model_fields_set else table.timeout_s,
@@ -153,22 +172,39 @@ class Modbus(PolledDriver[Config]):
     async def read(self) -> Sequence[Observed]:
         if self._bus is None:
             raise LineError(self.config.line, "is not open")
+        clock = asyncio.get_running_loop().time
+        due_s = clock() + self.config.interval_s
         values: dict[str, Value] = {}
-        refusals: list[DeviceRefused] = []
-        for request in self._requests:
-            question = ask(self._unit, request.function, request.address, request.count)
+        refusal: DeviceRefused | None = None
+        left = deque(self._plan.requests(clock()))
+        while left:
+            request = left.popleft()
             try:
-                answer = await self._bus.ask(question, self._party)
+                answer = await self._ask(self._bus, request, due_s)
             except DeviceRefused as error:
-                # A model without one of the sensors refuses that block and has good values in others.
-                refusals.append(error)
-                continue
-            values |= request.values(
-                bits_of(answer) if request.function in READ_BITS else registers_of(answer)
-            )
-        if refusals and not values:
-            raise refusals[0]
+                # A model without one of the sensors refuses its registers and has good values in others.
+                refusal = error
+                if error.code in WRONG_REGISTERS:
+                    left.extendleft(reversed(self._plan.refused(request, clock())))
+            except DeviceTimeout:
+                narrower = self._plan.silent(request, clock())
+                if not narrower:
+                    raise
+                left.extendleft(reversed(narrower))
+            else:
+                self._plan.answered(request)
+                values |= request.values(answer)
+        if refusal is None:
+            self._plan.read_whole(clock())
+        elif not values:
+            self._plan.refused_all()
+            raise refusal
         return [Observed(self._profile.device.measurement, values, quality_of(values))]
+
+    async def _ask(self, bus: ModbusBus, request: Request, due_s: float) -> Sequence[int]:
+        question = ask(self._unit, request.function, request.address, request.count)
+        answer = await bus.ask(question, self._party, due_s=due_s)
+        return bits_of(answer) if request.function in READ_BITS else registers_of(answer)
 
     def troubles(self) -> Mapping[str, int]:
         """Good answers and each kind of trouble with this unit since the line's bus was made."""

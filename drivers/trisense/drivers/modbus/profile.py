@@ -84,7 +84,7 @@ class DeviceTable(ConfigModel):
 
 
 class ReadTable(ConfigModel):
-    """``[[read]]``: a block of registers (or bits) that may be asked for together."""
+    """``[[read]]``: a block of registers (or bits) that the device is known to have."""
 
     function: Literal[1, 2, 3, 4]
     address: Address
@@ -387,7 +387,7 @@ class Profile(ConfigModel):
         fields = [f for f in chosen if any(b.covers(f.address, f.width) for b in blocks)]
         for span in plan({f.span for f in fields if rules.allow(f.span)}, cost, rules):
             inside = tuple(field for field in fields if span.holds(field.span))
-            yield Request(function, span.start, span.count, inside)
+            yield Request(function, span.start, span.size, inside)
 
     def stream(self, device: str, *, site: str, options: Mapping[str, str]) -> Stream:
         """The stream that a device of this profile produces."""

@@ -1,0 +1,75 @@
+"""Whose turn it is on a bus: the most urgent first, and nobody more than a share while others wait."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["Turns"]
+
+SHARE: Final = 0.25
+"""Most of the bus's time that one unit gets while others wait; a bus is never idle for it."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    unit: int | None
+    due_s: float
+    called: asyncio.Future[None]
+
+
+class Turns:
+    """One holder at a time. Of those that wait the one with the earliest deadline is called next.
+
+    Earliest deadline first alone would let a unit that takes long for each answer starve the others. So
+    one that held the bus for a time yields to others for ``1 / SHARE - 1`` times that.
+    """
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._waiting: list[_Waiting] = []
+        self._yields_until_s: dict[int | None, float] = {}
+
+    @asynccontextmanager
+    async def turn(self, unit: int | None = None, *, due_s: float = -math.inf) -> AsyncIterator[None]:
+        """Hold the bus in the block; ``unit`` None is the bus's own business, and first as a rule."""
+        await self._take(unit, due_s)
+        clock = asyncio.get_running_loop().time
+        began_s = clock()
+        try:
+            yield
+        finally:
+            now_s = clock()
+            if unit is not None:
+                self._yields_until_s[unit] = now_s + (now_s - began_s) * (1 / SHARE - 1)
+            self._pass_on(now_s)
+
+    async def _take(self, unit: int | None, due_s: float) -> None:
+        if not self._taken:
+            self._taken = True
+            return
+        entry = _Waiting(unit, due_s, asyncio.get_running_loop().create_future())
+        self._waiting.append(entry)
+        try:
+            await entry.called
+        except asyncio.CancelledError:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+            else:  # called already, but it will not come
+                self._pass_on(asyncio.get_running_loop().time())
+            raise
+
+    def _pass_on(self, now_s: float) -> None:
+        if not self._waiting:
+            self._taken = False
+            return
+        entry = min(
+            self._waiting,
+            key=lambda one: (self._yields_until_s.get(one.unit, 0.0) > now_s, one.due_s),
+        )
+        self._waiting.remove(entry)
+        entry.called.set_result(None)
