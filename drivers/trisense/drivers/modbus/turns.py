@@ -26,7 +26,8 @@ class Turns:
     """One holder at a time. Of those that wait the one with the earliest deadline is called next.
 
     Earliest deadline first alone would let a unit that takes long for each answer starve the others. So
-    one that held the bus for a time yields to others for ``1 / SHARE - 1`` times that.
+    one that held the bus for a time yields to others for ``1 / SHARE - 1`` times that; of several that yield
+    the one that may stop first is next.
     """
 
     def __init__(self) -> None:
@@ -69,7 +70,7 @@ class Turns:
             return
         entry = min(
             self._waiting,
-            key=lambda one: (self._yields_until_s.get(one.unit, 0.0) > now_s, one.due_s),
+            key=lambda one: (max(now_s, self._yields_until_s.get(one.unit, 0.0)), one.due_s),
         )
         self._waiting.remove(entry)
         entry.called.set_result(None)
