@@ -8,6 +8,10 @@ DECODED_BYTES: Final = 16 * 1024 * 1024
 """Largest size of a bundle after decompression."""
 BUNDLE_ROWS: Final = 100_000
 BUNDLE_CELLS: Final = 4_000_000
+BUNDLE_SERIES: Final = 65_536
+"""Columns of all streams of a bundle together."""
+BUNDLE_EXCEPTIONS: Final = 500_000
+"""Nulls and quality codes that a bundle may spell out."""
 DEPTH: Final = 8
 """Deepest nesting of MessagePack in a bundle."""
 NAME_BYTES: Final = 64

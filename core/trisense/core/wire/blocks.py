@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from math import isfinite
@@ -15,11 +15,11 @@ from trisense.core.model import Field, FieldType, Quality, Sample, Stream, Value
 from trisense.core.wire import integers, lists
 from trisense.core.wire.bits import BitReader, natural
 from trisense.core.wire.bundle import Block, Column
-from trisense.core.wire.columns import Table, decode_column, encode_column
+from trisense.core.wire.columns import Budget, Table, decode_column, encode_column
 from trisense.core.wire.integers import Operations, Vector
 from trisense.core.wire.schema import Shape
 
-__all__ = ["Texts", "read_table", "write_table"]
+__all__ = ["Budget", "Texts", "read_table", "write_table"]
 
 CODES: Final = frozenset(Quality) - {Quality.GOOD}
 ORDINAL_MAX: Final = 2**31 - 1
@@ -51,13 +51,13 @@ class Texts:
             raise WireError("length", f"{len(self._data) - self._at} bytes of text too many")
 
 
-def write_table(shape: Shape, rows: Sequence[Sample], texts: bytearray) -> str:
+def write_table(shape: Shape, rows: Sequence[Sample], texts: bytearray, budget: Budget) -> str:
     """Bits of a table's rows, stream after stream; its text is added to ``texts``.
 
     Raises:
         ValueRefused: a time, ordinal, value or quality code no bundle may carry.
     """
-    table = Table(len(rows))
+    table = Table(len(rows), budget)
     parts = [_write_times(shape, rows), _write_ordinals(rows)]
     quality = _quality(shape, rows)
     columns = zip(*(row.values for row in rows), strict=True)
@@ -122,20 +122,19 @@ def _write_entries(values: Sequence[Value], texts: bytearray) -> tuple[str, list
     return natural(len(lengths)) + integers.encode(lengths), [place[value] for value in values]
 
 
-def read_table(
+def read_table(  # noqa: PLR0917  # called in one place
     reader: BitReader,
     streams: Sequence[Stream],
     counts: Sequence[tuple[int, ...]],
     texts: Texts,
+    budget: Budget,
     ops: Operations,
 ) -> list[Block]:
     """The block of each stream of one shape; ``counts``: its rows, batch by batch."""
     fields, tick_ns = streams[0].fields, streams[0].tick_ns
     sizes = list(map(sum, counts))
     rows = sum(sizes)
-    if rows * len(fields) > limits.BUNDLE_CELLS:
-        raise WireError("size", f"{rows} rows of {len(fields)} fields")
-    table, begin = Table(rows), reader.position
+    table, begin = Table(rows, budget), reader.position
     times = _read_times(reader, tick_ns, rows, ops)
     ordinals = ops.fill(rows, 0)
     if reader.fixed(1):
@@ -143,10 +142,13 @@ def read_table(
         _check_range(ordinals, 0, ORDINAL_MAX, "ordinal", ops)
     columns = [_read_column(reader, table, field, texts, ops) for field in fields]
     row_bytes = (reader.position - begin) / 8 / rows
+    coded = [sorted(column.quality) for column in columns]
     blocks = []
     for stream, own, (start, stop) in zip(streams, counts, _spans(sizes), strict=True):
         pairs = _pairs(own)
-        cut = [column if stop - start == rows else _cut(column, start, stop) for column in columns]
+        cut = columns
+        if stop - start < rows:
+            cut = [_cut(c, start, stop, of) for c, of in zip(columns, coded, strict=True)]
         size_bytes = row_bytes * (stop - start)
         blocks.append(Block(stream, pairs, times[start:stop], ordinals[start:stop], tuple(cut), size_bytes))
     return blocks
@@ -189,12 +191,12 @@ def _read_column(reader: BitReader, table: Table, field: Field, texts: Texts, op
     return Column(field, values, column.nulls, column.quality)
 
 
-def _cut(column: Column, start: int, stop: int) -> Column:
-    """Rows ``start`` to ``stop`` of a column."""
-    nulls = column.nulls
+def _cut(column: Column, start: int, stop: int, coded: Sequence[int]) -> Column:
+    """Rows ``start`` to ``stop`` of a column; ``coded``: its rows with a quality code, rising."""
+    nulls, quality = column.nulls, column.quality
     if nulls:
         nulls = [row - start for row in nulls[bisect_left(nulls, start) : bisect_left(nulls, stop)]]
-    quality: Mapping[int, int] = column.quality
-    if quality:
-        quality = {row - start: code for row, code in quality.items() if start <= row < stop}
+    if coded:
+        own = coded[bisect_left(coded, start) : bisect_left(coded, stop)]
+        quality = {row - start: quality[row] for row in own}
     return Column(column.field, column.values[start:stop], nulls, quality)

@@ -1,8 +1,8 @@
 """A whole bundle to bytes and back.
 
 The body is one MessagePack array: vocabulary version, box, site, epoch, next_seq, low_seq,
-samples_committed, a stream of bits, and, where there are any, the UTF-8 of all text and the blobs
-as [head, bytes] pairs. The bits hold the heads, then the tables: shape and streams of each, how many
+samples_committed, a stream of bits, and, where there are any, the UTF-8 of all text and the blobs of
+the media batches. The bits hold the heads, then the tables: shape and streams of each, how many
 rows each batch has in each stream, then times, ordinals and columns. Streams of one shape with few
 rows share a table, so that a live bundle pays for a column once per kind of device.
 """
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
+from operator import mul
 from typing import Any, Final, TypeAlias
 
 import msgpack
@@ -21,8 +22,8 @@ from trisense.core.errors import ValueRefused, WireError
 from trisense.core.model import BOX_ID, EPOCH_MAX, NAME, Batch, Counters, Sample, Stream
 from trisense.core.wire import integers, lists
 from trisense.core.wire.bits import BitReader, natural, to_bytes
-from trisense.core.wire.blocks import Texts, read_table, write_table
-from trisense.core.wire.bundle import BatchHead, Block, Bundle, Header
+from trisense.core.wire.blocks import Budget, Texts, read_table, write_table
+from trisense.core.wire.bundle import Block, Bundle, Header
 from trisense.core.wire.frame import open_frame, seal
 from trisense.core.wire.heads import COUNTER_MAX, HEADS_MAX, read_heads, write_heads
 from trisense.core.wire.integers import Operations
@@ -44,8 +45,9 @@ Member: TypeAlias = tuple[Stream, Rows]
 SHARED_ROWS: Final = 12
 """Streams of one shape share a table when they have fewer rows than this on average."""
 PLAIN: Final = (int, str, str, int, int, int, int, bytes)
-EXTRA: Final = (bytes, list)
-"""Types of the items of a body; the last two only where there is text or a blob."""
+"""Types of the items of a body; where there is text or a blob, more bytes follow."""
+BITS_BYTES: Final = limits.PAYLOAD_BYTES
+"""Bits are dense already: more of them never fit a payload."""
 
 
 def pack(header: Header, batches: Sequence[Batch]) -> bytes:
@@ -60,7 +62,7 @@ def pack(header: Header, batches: Sequence[Batch]) -> bytes:
     members = _by_stream(batches)
     _check_size(members, len(batches))
     tables = _tables(members)
-    names, texts = Names(), bytearray()
+    names, texts, budget = Names(), bytearray(), Budget()
     parts = [write_heads(batches, counters), natural(len(tables))]
     counts = []
     for shape, same in tables:
@@ -74,7 +76,7 @@ def pack(header: Header, batches: Sequence[Batch]) -> bytes:
     parts.append(integers.encode(counts))
     for shape, same in tables:
         samples = [sample for _, rows in same for _, sample in rows]
-        parts.append(write_table(shape, samples, texts))
+        parts.append(write_table(shape, samples, texts, budget))
     body: list[Any] = [
         vocabulary.VERSION,
         header.box,
@@ -85,9 +87,11 @@ def pack(header: Header, batches: Sequence[Batch]) -> bytes:
         counters.samples_committed,
         to_bytes("".join(parts)),
     ]
-    blobs = [[index, batch.blob] for index, batch in enumerate(batches) if batch.blob is not None]
+    if len(body[-1]) > BITS_BYTES:
+        raise WireError("size", f"{len(body[-1])} bytes of bits")
+    blobs = [batch.blob for batch in batches if batch.blob is not None]
     if texts or blobs:
-        body += [bytes(texts), blobs]
+        body += [bytes(texts), *blobs]
     packed: bytes = msgpack.packb(body)
     if len(packed) > limits.DECODED_BYTES:
         raise WireError("size", f"{len(packed)} bytes before compression")
@@ -138,30 +142,35 @@ def operations() -> Operations:
 
 def decode(payload: bytes, ops: Operations) -> Bundle:
     """``unpack`` with the given operations."""
-    body = _read_body(open_frame(payload))
-    vocabulary_version, box, site, *numbers, bits = body[: len(PLAIN)]
+    (vocabulary_version, box, site, *numbers, bits), (texts, *blobs) = _read_body(open_frame(payload))
     if vocabulary_version != vocabulary.VERSION:
-        raise WireError("version", f"vocabulary {vocabulary_version!r}"[:80])
+        raise WireError("version", f"vocabulary {vocabulary_version}")
     counters = _read_counters(numbers)
-    texts, blobs = body[len(PLAIN) :] or (b"", [])
     reader = BitReader(bits)
-    heads = read_heads(reader, counters)
+    heads = read_heads(reader, counters, blobs)
     names = Names()
     tables = []
-    for _ in range(reader.bounded(limits.BUNDLE_ROWS, "tables")):
+    series = 0
+    for _ in range(reader.bounded(limits.BUNDLE_SERIES, "tables")):
         shape = read_shape(reader, names)
-        size = reader.bounded(limits.BUNDLE_ROWS, "streams") + 1
+        size = reader.bounded(limits.BUNDLE_SERIES, "streams") + 1
+        series += size * (len(shape.fields) + 1)
+        if series > limits.BUNDLE_SERIES:
+            raise WireError("size", f"{series} columns")
         tables.append([read_stream(reader, shape, names) for _ in range(size)])
-    counts = _read_counts(reader, list(map(len, tables)), len(heads), ops)
+    counts = _read_counts(reader, tables, len(heads), ops)
     source = Texts(texts)
+    budget = Budget()
     blocks: list[Block] = []
     at = 0
     for streams in tables:
         own = counts[at : at + len(streams)]
         at += len(streams)
-        blocks += read_table(reader, streams, own, source, ops)
+        blocks += read_table(reader, streams, own, source, budget, ops)
     source.check_end()
-    return Bundle(box, site, counters, _whole_heads(heads, counts, blobs), tuple(blocks))
+    samples = map(sum, zip(*counts, strict=True)) if counts else [0] * len(heads)
+    whole = tuple(replace(head, samples=count) for head, count in zip(heads, samples, strict=True))
+    return Bundle(box, site, counters, whole, tuple(blocks))
 
 
 # Checks before packing -----------------------------------------------------------------------------
@@ -197,9 +206,11 @@ def _by_stream(batches: Sequence[Batch]) -> list[Member]:
 def _check_size(members: Sequence[Member], heads: int) -> None:
     rows = sum(len(own) for _, own in members)
     cells = sum(len(own) * len(stream.fields) for stream, own in members)
+    series = sum(len(stream.fields) + 1 for stream, _ in members)
     if (
         rows > limits.BUNDLE_ROWS
         or heads > HEADS_MAX
+        or series > limits.BUNDLE_SERIES
         or max(cells, len(members) * heads) > limits.BUNDLE_CELLS
     ):
         raise WireError("size", f"{heads} batches, {len(members)} streams, {rows} rows, {cells} cells")
@@ -222,22 +233,35 @@ def _tables(members: Sequence[Member]) -> list[tuple[Shape, list[Member]]]:
 # Reading -------------------------------------------------------------------------------------------
 
 
-def _read_body(body: bytes) -> list[Any]:
-    """The items of a body, each of the right type, none longer than it may be."""
+def _read_body(body: bytes) -> tuple[list[Any], list[bytes]]:
+    """The items of a body: those that are always there, then text and blobs."""
+    # Items are read one by one, so that no array within an array ever comes to life.
+    unpacker = msgpack.Unpacker(
+        max_buffer_size=limits.DECODED_BYTES,
+        max_array_len=0,
+        max_map_len=0,
+        max_ext_len=0,
+        max_str_len=limits.NAME_BYTES,
+    )
     try:
-        items = msgpack.unpackb(
-            body, max_array_len=HEADS_MAX, max_map_len=0, max_ext_len=0, max_str_len=limits.NAME_BYTES
-        )
-    except (ValueError, msgpack.UnpackException) as error:
+        unpacker.feed(body)
+        size = unpacker.read_array_header()
+        if not len(PLAIN) <= size <= len(PLAIN) + 1 + HEADS_MAX:
+            raise WireError("body", f"{size} items")
+        plain = [unpacker.unpack() for _ in PLAIN]
+        extra = [unpacker.unpack() for _ in range(size - len(PLAIN))] or [b""]
+    except (ValueError, msgpack.UnpackException, msgpack.BufferFull) as error:
         raise WireError("msgpack", str(error)[:200]) from error
-    if type(items) is not list or len(items) not in (len(PLAIN), len(PLAIN) + len(EXTRA)):
-        raise WireError("body", "not the items of a bundle")
-    if any(type(item) is not kind for item, kind in zip(items, PLAIN + EXTRA, strict=False)):
+    if unpacker.tell() != len(body):
+        raise WireError("body", f"{len(body) - unpacker.tell()} bytes too many")
+    if list(map(type, plain)) != list(PLAIN) or set(map(type, extra)) != {bytes}:
         raise WireError("body", "an item of another type")
-    _, box, site, *_ = items
+    _, box, site, *_, bits = plain
     if not BOX_ID.fullmatch(box) or (site and not NAME.fullmatch(site)):
         raise WireError("name", f"box {box!r}, site {site!r}")
-    return items
+    if len(bits) > BITS_BYTES:
+        raise WireError("size", f"{len(bits)} bytes of bits")
+    return plain, extra
 
 
 def _read_counters(numbers: Sequence[int]) -> Counters:
@@ -248,10 +272,10 @@ def _read_counters(numbers: Sequence[int]) -> Counters:
 
 
 def _read_counts(
-    reader: BitReader, sizes: Sequence[int], heads: int, ops: Operations
+    reader: BitReader, tables: Sequence[Sequence[Stream]], heads: int, ops: Operations
 ) -> list[tuple[int, ...]]:
-    """Rows of each stream, batch by batch."""
-    streams = sum(sizes)
+    """Rows of each stream, batch by batch; all of them together within the limits."""
+    streams = sum(map(len, tables))
     if streams * heads > limits.BUNDLE_CELLS:
         raise WireError("size", f"{streams} streams, {heads} batches")
     decoded = integers.decode(reader, streams * heads, ops).values
@@ -261,22 +285,10 @@ def _read_counts(
     flat = ops.listed(decoded)
     counts = [tuple(flat[at : at + heads]) for at in range(0, len(flat), heads)] if heads else []
     rows = list(map(sum, counts))
-    if sum(rows) > limits.BUNDLE_ROWS or not all(rows) or len(rows) != streams:
-        raise WireError("counts", f"{sum(rows)} rows")
+    widths = [len(stream.fields) for table in tables for stream in table]
+    if len(rows) != streams or not all(rows):
+        raise WireError("counts", "a stream without rows")
+    cells = sum(map(mul, rows, widths))
+    if sum(rows) > limits.BUNDLE_ROWS or cells > limits.BUNDLE_CELLS:
+        raise WireError("size", f"{sum(rows)} rows, {cells} cells")
     return counts
-
-
-def _whole_heads(
-    heads: Sequence[BatchHead], counts: Sequence[Sequence[int]], blobs: Sequence[Any]
-) -> tuple[BatchHead, ...]:
-    """Heads with their number of samples and their blobs."""
-    samples = map(sum, zip(*counts, strict=True)) if counts else [0] * len(heads)
-    whole = [replace(head, samples=count) for head, count in zip(heads, samples, strict=True)]
-    for item in blobs:
-        if type(item) is not list or len(item) != 2:
-            raise WireError("blob", "no pair")
-        index, blob = item
-        if type(index) is not int or type(blob) is not bytes or not 0 <= index < len(whole):
-            raise WireError("blob", f"of batch {index!r}"[:80])
-        whole[index] = replace(whole[index], blob=blob)
-    return tuple(whole)

@@ -62,7 +62,7 @@ GRIDS: Final = tuple(
 class Scale:
     """How integers become floats again."""
 
-    kind: int
+    kind: int = DECIMAL
     digits: int = 0
     denominator: int = 1
     offset: int = 0
@@ -244,7 +244,7 @@ def _fraction(values: Sequence[float]) -> Found | None:
         for row, (k, value) in enumerate(zip(ks, values, strict=True))
         if significant(k / denominator) != value or (not k and copysign(1, value) < 0)
     ]
-    if _too_many(bad, values):
+    if _too_many(bad, values) or max(ks) > EXACT or min(ks) < -EXACT:
         return None
     return Scale(SIGNIFICANT, denominator=denominator), ks, bad
 

@@ -42,6 +42,7 @@ def write_heads(batches: Sequence[Batch], counters: Counters) -> str:
         [CLASSES.index(batch.batch_class) for batch in batches],
         [int(batch.clock.synced) for batch in batches],
         [0 if batch.clock.error_ms is None else batch.clock.error_ms + 1 for batch in batches],
+        [int(batch.blob is not None) for batch in batches],
     )
     bits = natural(len(batches)) + natural(len(epochs) - 1)
     bits += "".join([fixed(epoch, 64) for epoch in epochs[1:]])
@@ -49,8 +50,8 @@ def write_heads(batches: Sequence[Batch], counters: Counters) -> str:
     return bits + "".join([fixed(int.from_bytes(batch.hash, "big"), 64) for batch in batches])
 
 
-def read_heads(reader: BitReader, counters: Counters) -> list[BatchHead]:
-    """What ``write_heads`` wrote, without samples and blobs."""
+def read_heads(reader: BitReader, counters: Counters, blobs: Sequence[bytes]) -> list[BatchHead]:
+    """What ``write_heads`` wrote, with the blobs that go with it; samples are counted later."""
     count = reader.bounded(HEADS_MAX, "batches")
     epochs = [counters.epoch]
     epochs += lists.plane(reader, reader.bounded(count, "epochs"), 64)
@@ -59,6 +60,10 @@ def read_heads(reader: BitReader, counters: Counters) -> list[BatchHead]:
     classes = _numbers(reader, count, 0, len(CLASSES) - 1)
     synced = _numbers(reader, count, 0, 1)
     errors = _numbers(reader, count, 0, COUNTER_MAX)
+    with_blob = _numbers(reader, count, 0, 1)
+    if sum(with_blob) != len(blobs):
+        raise WireError("blob", f"{len(blobs)} blobs for {sum(with_blob)} batches")
+    next_blob = iter(blobs)
     return [
         BatchHead(
             epochs[place],
@@ -67,9 +72,17 @@ def read_heads(reader: BitReader, counters: Counters) -> list[BatchHead]:
             ClockState(bool(is_synced), error - 1 if error else None),
             digest.to_bytes(HASH_BYTES, "big"),
             0,
+            next(next_blob) if has_blob else None,
         )
-        for back, place, class_, is_synced, error, digest in zip(
-            seqs, places, classes, synced, errors, lists.plane(reader, count, 8 * HASH_BYTES), strict=True
+        for back, place, class_, is_synced, error, has_blob, digest in zip(
+            seqs,
+            places,
+            classes,
+            synced,
+            errors,
+            with_blob,
+            lists.plane(reader, count, 8 * HASH_BYTES),
+            strict=True,
         )
     ]
 

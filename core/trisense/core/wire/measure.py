@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from time import process_time
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgpack
 from trisense.core import limits
@@ -40,7 +41,9 @@ LONG_COLUMNS: Final = ["sensor", "metric", "value"]
 BOX, SITE, MEASUREMENT = "kx-001", "kx", "csv"
 EPOCH: Final = 0x9E37_79B9_7F4A_7C15
 """As random as a real one: a round number would pack better than the truth."""
-TICK_NS: Final = 1_000_000
+TICKS_NS: Final = (1_000_000, 1000, 1)
+NUMBER: Final = re.compile(r"[0-9]{1,19}(?:\.[0-9]{1,9})?")
+MOMENT: Final = re.compile(r"(.*:[0-9]{2})[.,]([0-9]{1,9})(Z|[+-][0-9:]+)?")
 START: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -172,35 +175,40 @@ def read_csv(path: Path) -> list[Series]:
             raise CsvError(f"{path}: line {number}: expected {len(head)} cells, got {len(row)}")
     if len(head) < 2:
         raise CsvError(f"{path}: expected a time and at least one column of values")
-    times = _times(path, [row[0] for row in body])
+    times, tick_ns = _times(path, [row[0] for row in body])
     if head[1:] == LONG_COLUMNS:
-        return list(_long(path, body, times))
+        return list(_long(path, body, times, tick_ns))
     fields = [_name(path, title) for title in head[1:]]
     if len(set(fields)) < len(fields):
         raise CsvError(f"{path}: two columns have one name")
     columns = [_typed(path, title, [row[at] for row in body]) for at, title in enumerate(head[1:], 1)]
     device = _name(path, path.stem)
-    return [_series(device, MEASUREMENT, fields, times, columns)]
+    stream = _stream(device, MEASUREMENT, fields, columns, tick_ns)
+    return [_series(stream, times, columns)]
 
 
-def _long(path: Path, body: Sequence[Sequence[str]], times: Sequence[int]) -> Iterator[Series]:
+def _long(path: Path, body: Sequence[Sequence[str]], times: Sequence[int], tick_ns: int) -> Iterator[Series]:
     groups: dict[tuple[str, str], list[int]] = {}
     for at, row in enumerate(body):
         groups.setdefault((_name(path, row[1]), _name(path, row[2])), []).append(at)
     for (sensor, metric), members in groups.items():
-        column = _typed(path, f"{sensor} {metric}", [body[at][3] for at in members])
-        yield _series(sensor, metric, ["value"], [times[at] for at in members], [column])
+        columns = [_typed(path, f"{sensor} {metric}", [body[at][3] for at in members])]
+        stream = _stream(sensor, metric, ["value"], columns, tick_ns)
+        yield _series(stream, [times[at] for at in members], columns)
 
 
-def _series(
-    device: str,
-    measurement: str,
-    names: Sequence[str],
-    times: Sequence[int],
-    columns: Sequence[tuple[FieldType, Sequence[Value]]],
-) -> Series:
-    fields = tuple(Field(name, type=type_) for name, (type_, _) in zip(names, columns, strict=True))
-    stream = Stream(device, measurement, Layer.GROUND, fields, tick_ns=TICK_NS)
+Columns: TypeAlias = Sequence[tuple[FieldType, Sequence[Value]]]
+
+
+def _stream(device: str, measurement: str, names: Sequence[str], columns: Columns, tick_ns: int) -> Stream:
+    fields = tuple(
+        Field(name, "" if type_ is FieldType.STR else "1", type_)
+        for name, (type_, _) in zip(names, columns, strict=True)
+    )
+    return Stream(device, measurement, Layer.GROUND, fields, tick_ns=tick_ns)
+
+
+def _series(stream: Stream, times: Sequence[int], columns: Columns) -> Series:
     seen: Counter[int] = Counter()
     samples = []
     for time_ns, values in zip(times, zip(*(v for _, v in columns), strict=True), strict=True):
@@ -217,21 +225,38 @@ def _name(path: Path, text: str) -> str:
     return name
 
 
-def _times(path: Path, cells: Sequence[str]) -> list[int]:
-    """ISO 8601 (UTC where no zone is told) or whole numbers; a number counts ticks from 1970."""
-    if all(cell.isascii() and cell.isdigit() for cell in cells):
-        return [int(cell) * TICK_NS for cell in cells]
-    times = []
+def _times(path: Path, cells: Sequence[str]) -> tuple[list[int], int]:
+    """Times in ns and their tick: ISO 8601 (UTC where no zone is told), seconds, or row numbers.
+
+    A whole number counts ticks from 1970: what it counts is not known, but that it comes back is.
+    """
+    moments = []
     for line, cell in enumerate(cells, 2):
-        try:
-            moment = datetime.fromisoformat(cell)
-        except ValueError as error:
-            raise CsvError(f"{path}: line {line}: expected a time or a row number, got {cell!r}") from error
-        passed = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - START
-        if passed % timedelta(milliseconds=1):
-            raise CsvError(f"{path}: line {line}: expected whole milliseconds, got {cell!r}")
-        times.append(passed // timedelta(milliseconds=1) * TICK_NS)
-    return times
+        time_ns = _number_ns(cell) if NUMBER.fullmatch(cell) else _moment_ns(cell)
+        if time_ns is None or time_ns > limits.TIME_MAX_NS:
+            raise CsvError(f"{path}: line {line}: expected a time or a row number, got {cell!r}")
+        moments.append(time_ns)
+    tick_ns = next(tick for tick in TICKS_NS if not any(moment % tick for moment in moments))
+    return moments, tick_ns
+
+
+def _number_ns(cell: str) -> int | None:
+    whole = int(Decimal(cell)) if "." not in cell else None
+    if whole is None:
+        return int(Decimal(cell) * 10**9)
+    return whole * TICKS_NS[0] if whole * TICKS_NS[0] <= limits.TIME_MAX_NS else whole
+
+
+def _moment_ns(cell: str) -> int | None:
+    """None where it is no time, or one before 1970. datetime itself would drop digits after the sixth."""
+    parts = MOMENT.fullmatch(cell)
+    try:
+        moment = datetime.fromisoformat(parts[1] + (parts[3] or "") if parts else cell)
+    except ValueError:
+        return None
+    passed = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - START
+    fraction = int(parts[2].ljust(9, "0")) if parts else 0
+    return passed // timedelta(seconds=1) * 10**9 + fraction if passed >= timedelta(0) else None
 
 
 def _typed(path: Path, title: str, cells: Sequence[str]) -> tuple[FieldType, list[Value]]:
