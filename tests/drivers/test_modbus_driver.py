@@ -159,7 +159,7 @@ async def test_a_device_that_refuses_to_be_read_over_a_hole_loses_no_value(
 ) -> None:
     sim = SenseCap(**street.base("weather", ""), **QUICK, silent_on_bad_address=silent)
     line = await street.pty(sim)
-    driver = await street.driver("sensecap-one", line, "rtu", timeout_s=0.2)
+    driver = await street.driver("sensecap-one", line, "rtu", timeout_s=0.5 if silent else 10.0)
     for _ in range(4):
         assert None not in [
             (await one(driver)).values.get(field.name) for field in driver.streams()[0].fields
