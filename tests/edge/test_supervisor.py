@@ -155,6 +155,28 @@ async def test_a_driver_that_hangs_is_cut_and_started_again(
     assert station.connects >= 2
 
 
+class Stubborn(Station):
+    """Answers being cancelled with an error of its own."""
+
+    async def read(self) -> Sequence[Observed]:
+        self.finished.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            raise RuntimeError("a bug on the way out") from error
+        return []
+
+
+async def test_a_driver_that_swallows_its_end_is_ended_all_the_same(config: DeviceConfig) -> None:
+    station = Stubborn(config, [])
+    task = asyncio.create_task(Supervisor(station, Lines(), lambda _: None).run())
+    await station.finished.wait()
+    task.cancel()
+    await asyncio.wait([task], timeout=10)
+    assert task.cancelled()
+    assert station.closes == 1
+
+
 async def test_a_stream_that_ends_is_followed_again(config: DeviceConfig) -> None:
     reader = Reader(config, rows=3)
     supervisor, rows = await supervise(reader, reader.twice)

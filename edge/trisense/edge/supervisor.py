@@ -100,6 +100,9 @@ class Supervisor:
                 self._failed(error)
             except Exception as error:  # noqa: BLE001  # the edge that keeps one driver's bug from its neighbours
                 self._failed(error, traceback=True)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError  # a driver's own error on the way out had swallowed it
             await asyncio.sleep(self._backoff.next_s())
 
     async def _session(self) -> None:

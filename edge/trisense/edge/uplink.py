@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import aiomqtt
 import structlog
@@ -59,6 +60,16 @@ URGENT: Final = (Lane.ALARM, Lane.LIVE)
 BULK: Final = (Lane.BACKLOG, Lane.MEDIA)
 UNANSWERED: Final = 5
 """Bundles in a row without a receipt before it is said aloud."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """Ready to be published."""
+
+    payload: bytes
+    pick: Pick
+    spool_bytes: int
+    """What its batches take in the spool: what was asked for, to learn from what came out."""
 
 
 class Uplink:
@@ -237,7 +248,8 @@ class Uplink:
             self._urgent.clear()
             pick = await self._pick_urgent()
             if pick is not None:
-                await self._send(client, pick)
+                for bundle in await self._bundles(pick):
+                    await self._publish(client, bundle)
                 continue
             if self._outbox.forget_due(URGENT, time.monotonic()):
                 self._bulk.set()  # live data that had no answer is backlog now
@@ -253,25 +265,42 @@ class Uplink:
         return self._outbox.pick(Lane.LIVE, live, limit_bytes=BULK_BYTES[1]) if live else None
 
     async def _send_bulk(self, client: aiomqtt.Client) -> None:
+        """One bundle after the other; while the gateway works on one, the next is packed."""
         unanswered = Backoff(first_s=self._outbox.resend_s(), longest_s=BULK_WAIT_MAX_S)
-        while True:
-            self._bulk.clear()
-            if not self._gateway_takes_bulk() or not self._outbox.has_room():
-                await _wait(self._bulk)
-                continue
-            pick = await self._pick_bulk()
-            if pick is None:
-                self._outbox.forget_due(BULK, time.monotonic())
-                await _wait(self._bulk, self._outbox.next_due_s(BULK), self._outbox.next_backlog_s())
-                continue
-            size_bytes = await self._send(client, pick)
-            self._outbox.bulk_sent(pick.lane, size_bytes)
-            if await self._answered(pick):
-                unanswered.reset()
-            else:
+        packed: deque[_Bundle] = deque()
+        async with _Ahead(self._bulk_bundles) as ahead:
+            while True:
+                self._bulk.clear()
+                if not self._gateway_takes_bulk() or not self._outbox.has_room():
+                    await _wait(self._bulk)
+                    continue
+                if not packed:
+                    packed.extend(await ahead.result())
+                if not packed:
+                    self._outbox.forget_due(BULK, time.monotonic())
+                    await _wait(self._bulk, self._outbox.next_due_s(BULK), self._outbox.next_backlog_s())
+                    continue
+                bundle = packed.popleft()
+                await self._publish(client, bundle)
+                self._outbox.bulk_sent(bundle.pick.lane, len(bundle.payload))
+                if not packed:
+                    ahead.begin()
+                if await self._answered(bundle.pick):
+                    unanswered.reset()
+                    continue
+                packed.clear()
+                await ahead.drop()
                 # Live data goes on asking; the first answer to it ends this rest.
                 self._answers.clear()
                 await _wait(self._answers, time.monotonic() + unanswered.next_s())
+
+    async def _bulk_bundles(self) -> list[_Bundle]:
+        """The next bundle of bulk, as a rule one; empty when nothing waits."""
+        while (pick := await self._pick_bulk()) is not None:
+            bundles = await self._bundles(pick)
+            if bundles:
+                return bundles
+        return []
 
     async def _pick_bulk(self) -> Pick | None:
         smallest, largest = BULK_BYTES
@@ -308,20 +337,21 @@ class Uplink:
             await _wait(self._answers, until_s)
         return True
 
-    async def _send(self, client: aiomqtt.Client, pick: Pick) -> int:
-        """Publish the batches of ``pick``; gives the payload's bytes, 0 when nothing could be sent."""
+    async def _publish(self, client: aiomqtt.Client, bundle: _Bundle) -> None:
+        began_s = time.monotonic()
+        self._outbox.sent(bundle.pick, began_s)
+        await client.publish(topics.up(self._box, bundle.pick.lane), bundle.payload, QOS)
+        self._outbox.acknowledged(bundle.pick.ids)
+        self._published(len(bundle.payload), bundle.spool_bytes, time.monotonic() - began_s)
+
+    async def _bundles(self, pick: Pick) -> list[_Bundle]:
+        """Load and pack the batches of ``pick``; empty when none of them can be sent."""
         found, counters = await self._spool.run(lambda spool: (spool.load(pick.ids), spool.counters()))
-        sent_bytes = 0
-        header = Header(self._box, self._site, counters)
-        for payload, heads in await self._packed(header, found):
-            part = Pick(pick.lane, tuple(head.id for head in heads))
-            began_s = time.monotonic()
-            self._outbox.sent(part, began_s)
-            await client.publish(topics.up(self._box, pick.lane), payload, QOS)
-            self._outbox.acknowledged(part.ids)
-            self._published(len(payload), sum(h.size_bytes for h in heads), time.monotonic() - began_s)
-            sent_bytes += len(payload)
-        return sent_bytes
+        packed = await self._packed(Header(self._box, self._site, counters), found)
+        return [
+            _Bundle(payload, Pick(pick.lane, tuple(h.id for h in heads)), sum(h.size_bytes for h in heads))
+            for payload, heads in packed
+        ]
 
     async def _packed(
         self, header: Header, found: Sequence[tuple[Head, Batch]]
@@ -357,6 +387,37 @@ class Uplink:
             known = self._rate_bytes_s
             self._rate_bytes_s = rate if known is None else known + SMOOTH * (rate - known)
             self._packed_ratio += SMOOTH * (payload_bytes / max(spool_bytes, 1) - self._packed_ratio)
+
+
+class _Ahead:
+    """One call of ``make`` at a time, begun before its result is asked for."""
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, list[_Bundle]]]) -> None:
+        self._make = make
+        self._task: asyncio.Task[list[_Bundle]] | None = None
+
+    async def __aenter__(self) -> _Ahead:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.drop()
+
+    def begin(self) -> asyncio.Task[list[_Bundle]]:
+        if self._task is None:
+            self._task = asyncio.create_task(self._make(), name="uplink-ahead")
+        return self._task
+
+    async def result(self) -> list[_Bundle]:
+        task = self.begin()
+        self._task = None
+        return await task
+
+    async def drop(self) -> None:
+        """Give up what was begun: it is out of date."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 async def _wait(event: asyncio.Event, *until_s: float | None) -> None:
