@@ -32,6 +32,7 @@ SUMMARIES = {
     "demo": "A whole city in a box on this machine: devices, boxes, broker, gateway, page.",
     "edge": "Run or check a field box.",
     "gateway": "Run or check the gateway, look into its quarantine.",
+    "bus": "Predict the load of Modbus lines.",
     "driver": "List drivers, show one, decode captured bytes.",
     "wire": "Measure the wire format on a CSV file, show a bundle.",
     "sim": "Run simulated devices.",

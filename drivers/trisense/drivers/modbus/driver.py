@@ -130,11 +130,11 @@ class Modbus(PolledDriver[Config]):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         try:
-            self._profile = config.profile
+            self.profile = config.profile
         except ValueError as error:
             raise ConfigError(config.name, [Mistake("driver", str(error), config.driver)]) from error
-        table = self._profile.device
-        self._unit = table.unit if config.unit is None else config.unit
+        table = self.profile.device
+        self.unit = table.unit if config.unit is None else config.unit
         self._settings = BusSettings(config.line, config.framing, config.echo)
         self.cost = ExchangeCost.of(
             config.line,
@@ -142,7 +142,7 @@ class Modbus(PolledDriver[Config]):
             answer_s=table.answer_ms / 1000,
             gap_s=table.min_gap_ms / 1000,
         )
-        self._plan = DevicePlan(self._profile, config.options, self.cost.ns)
+        self._plan = DevicePlan(self.profile, config.options, self.cost.ns)
         self._party = Party(
             device=config.name,
             timeout_s=config.timeout_s if "timeout_s" in config.model_fields_set else table.timeout_s,
@@ -154,7 +154,7 @@ class Modbus(PolledDriver[Config]):
 
     def streams(self) -> tuple[Stream, ...]:
         return (
-            self._profile.stream(self.config.name, site=self.config.site or "", options=self.config.options),
+            self.profile.stream(self.config.name, site=self.config.site or "", options=self.config.options),
         )
 
     async def connect(self, lines: Lines) -> None:
@@ -199,13 +199,17 @@ class Modbus(PolledDriver[Config]):
         elif not values:
             self._plan.refused_all()
             raise refusal
-        return [Observed(self._profile.device.measurement, values, quality_of(values))]
+        return [Observed(self.profile.device.measurement, values, quality_of(values))]
 
     async def _ask(self, bus: ModbusBus, request: Request, due_s: float) -> Sequence[int]:
-        question = ask(self._unit, request.function, request.address, request.count)
+        question = ask(self.unit, request.function, request.address, request.count)
         answer = await bus.ask(question, self._party, due_s=due_s)
         return bits_of(answer) if request.function in READ_BITS else registers_of(answer)
 
+    def planned(self) -> tuple[Request, ...]:
+        """What a read asks for once the device has answered, unless it refuses some of it."""
+        return self.profile.requests(self.config.options, cost=self.cost.ns, wide=True)
+
     def troubles(self) -> Mapping[str, int]:
         """Good answers and each kind of trouble with this unit since the line's bus was made."""
-        return {} if self._bus is None else self._bus.counters(self._unit)
+        return {} if self._bus is None else self._bus.counters(self.unit)
