@@ -71,7 +71,6 @@ class Positions:
 
     def take(self, half: Cpr, now_s: float, receiver: Place | None = None) -> Place | None:
         """Add one message; gives its position where that is known and believable."""
-        self._halves[half.odd] = (half, now_s)
         last = self._last if self._last and now_s - self._last[1] <= KEEP_POSITION_S else None
         place = self.paired(half, now_s, last[0] if last else receiver)
         if place is None and last:
@@ -134,7 +133,7 @@ class Tracker:
         self.evicted_count = 0
         """Aircraft forgotten to make room for others."""
         self.doubted_count = 0
-        """Positions and velocities that were decoded well and not believed."""
+        """Velocities that were decoded well and not believed."""
 
     def __len__(self) -> int:
         return len(self._aircraft)
