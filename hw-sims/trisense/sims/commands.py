@@ -23,6 +23,7 @@ __all__ = ["KINDS", "app"]
 KINDS: Final = {
     "plantower": "trisense.sims.plantower:Plantower",
     "sps30": "trisense.sims.sps30:Sps30",
+    "winsen": "trisense.sims.winsen:Winsen",
     "nova": "trisense.sims.nova:Nova",
     "ld2450": "trisense.sims.ld2450:Ld2450",
     "ws90": "trisense.sims.modbus:Ws90",
