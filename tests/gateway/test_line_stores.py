@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from trisense.core.errors import StoreUnavailable
-from trisense.core.messages import EpochReceipt, unpack_receipts
+from trisense.core.messages import LOSS, EpochReceipt, unpack_receipts
 from trisense.core.model import BatchClass, Field, FieldType, Layer, Sample, Stream
 from trisense.core.topics import Lane
 from trisense.gateway.accounts import balance, facts_of
@@ -388,16 +388,21 @@ def test_the_ledger_folds_below_low_seq_and_still_knows_what_it_folded(
     store = _sink_store(open_store, sink)
     intake = Intake(store, quarantine)
     batches = [box.weather(2) for _ in range(400)]
+    lost = (f"{box.epoch:016x}", 300, 302, 6, None, None, None, "corrupt")
+    batches.append(box.cut([Sample(LOSS, box.t0_ns, lost)], batch_class=BatchClass.ALARM))
     bundle = box.bundle(*batches, counters=replace(box.counters, low_seq=390))
     deliver(intake, Delivery(box.name, Lane.LIVE, bundle))
     facts = store.ledger.epochs[box.name, box.epoch]
+    store.tend()
+    assert facts.folded == []  # a loss that explains them may still come
     facts.received = dict.fromkeys(facts.received, 0)
     store.tend()
-    assert facts.folded == [(0, 389, 780)]
-    assert len(facts.rows) == 10
+    # What a declared loss overlaps stays apart: only so can stored come before lost.
+    assert facts.folded == [(0, 299, 600), (303, 389, 174)]
+    assert len(facts.rows) == 14
     store.close()
     store.open()
     (account,) = (balance(f, None) for f in facts_of(store.ledger))
-    assert (account.committed, account.stored, account.balanced) == (800, 800, True)
+    assert (account.committed, account.stored, account.lost, account.balanced) == (801, 801, 0, True)
     assert deliver(intake, box.send(batches[5])) == [EpochReceipt(box.epoch, ((5, 5),))]
-    assert len(sink.lines) == 800
+    assert len(sink.lines) == 801

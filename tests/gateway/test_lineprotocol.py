@@ -191,6 +191,17 @@ def test_without_texts_string_fields_are_left_out_and_no_row_is_lost() -> None:
     )
 
 
+def test_a_table_of_repeated_decimals_keeps_the_sign_of_zero_and_values_that_are_none() -> None:
+    stream = Stream("d", "m", Layer.GROUND, (Field("a"), Field("b"), Field("c", "1", FieldType.INT)))
+    plain = [(round(i % 7 / 10 - 0.3, 1), i % 3 / 4, i % 5) for i in range(100)]
+    for odd in (-0.0, 0.30000000000000004, 1e300, None):
+        rows = [Sample(stream, T0_NS + i, values) for i, values in enumerate([*plain, (odd, odd, None)])]
+        found = [parse(line)[2] for line in text_of(block_of(stream, rows)).splitlines()]
+        assert [repr(sorted(f.items())) for f in found] == [
+            repr(sorted(expected_fields(stream, row).items())) for row in rows
+        ]
+
+
 def test_only_the_lines_of_chosen_batches_are_made(box: Any) -> None:
     bundle = unpack(box.bundle(*(box.weather(40) for _ in range(3))))
     chosen = "".join(
