@@ -90,10 +90,10 @@ def test_limits_end_a_bundle_but_one_batch_always_goes() -> None:
 def test_a_lost_link_sends_again_at_once_but_what_was_unanswered_at_two_losses_rests() -> None:
     box = outbox()
     box.sent(Pick(Lane.BACKLOG, (1,)), 0.0)
-    box.link_lost(1.0)
+    box.send_again(1.0)
     assert [h.id for h in box.ready(heads(1), 1.0)] == [1]
     box.sent(Pick(Lane.BACKLOG, (1,)), 1.0)
-    box.link_lost(2.0)
+    box.send_again(2.0)
     assert box.ready(heads(1), 2.0) == []
 
 

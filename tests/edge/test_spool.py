@@ -321,6 +321,35 @@ def test_a_damaged_row_is_declared_and_the_rest_goes_on(
         assert next(s.low_seq for s in spool.all_counters()) == 0
 
 
+def test_a_row_whose_own_name_is_damaged_is_declared_by_the_name_it_had(
+    make_spool: MakeSpool, spool_path: Path, cut: MakeCut
+) -> None:
+    with make_spool() as spool:
+        spool.commit([cut(i) for i in range(3)])
+        epoch = spool.epoch
+    image = spool_path.read_bytes()
+    name = f"{epoch:016x}".encode()
+    where = [at for at in range(len(image)) if image.startswith(name + b"\x02data", at)]
+    assert where, "the cells of the third row: epoch, seq 2, class"
+    for at in where:
+        image = image[:at] + b"?" + image[at + 1 :]
+    spool_path.write_bytes(image)
+
+    with make_spool() as spool:
+        assert [seq for _, seq in data(waiting(spool))] == [0, 1]
+        (loss,) = declared(spool)
+        assert (loss["epoch"], loss["first"], loss["last"]) == (f"{epoch:016x}", 2, 2)
+
+
+def test_ordinals_go_on_after_a_restart(make_spool: MakeSpool, cut: MakeCut) -> None:
+    with make_spool() as spool:
+        spool.commit([cut(1, rows=1), cut(2, rows=1)])
+        time_ns = cut(2).samples[0].time_ns
+    with make_spool() as spool:
+        ordinals = spool.ordinals(("mast", "weather"))
+        assert [ordinals.take(time_ns), ordinals.take(time_ns - 1), ordinals.take(time_ns + 1)] == [1, 2, 0]
+
+
 def test_a_file_that_is_no_database_is_put_aside_and_declared(
     make_spool: MakeSpool, spool_path: Path, cut: MakeCut
 ) -> None:
@@ -414,12 +443,14 @@ def test_damage_anywhere_never_stops_the_spool_nor_changes_a_value(
         assert len(fresh) == 1  # new batches are in an epoch of their own: no seq is used twice
         gone = whole.keys() - old.keys()
         salvaged.append(1 - len(gone) / len(whole))
-        if part == "spool.db" or kind != "cut":
-            covered = [(x["epoch"], x["first"], x["last"]) for x in losses]
-            for epoch, seq in gone:
-                assert any(
-                    e == f"{epoch:016x}" and first <= seq and (last is None or seq <= last)
-                    for e, first, last in covered
-                ), (seed, epoch, seq, covered)
+        covered = [(x["epoch"], x["first"], x["last"]) for x in losses]
+        newest = max(seq for _, seq in old) if old else -1
+        for epoch, seq in gone:
+            said = any(
+                e == f"{epoch:016x}" and first <= seq and (last is None or seq <= last)
+                for e, first, last in covered
+            )
+            # The marks of the last commits may go with the end of the WAL: nothing is left to tell of them.
+            assert said or (part == "spool.db-wal" and kind != "flip" and seq > newest), (seed, epoch, seq)
     print(part, kind, f"{sum(salvaged) / len(salvaged):.1%}")
     assert sum(salvaged) / len(salvaged) > 0.3

@@ -253,6 +253,23 @@ async def test_bulk_waits_while_no_gateway_worker_is_online_and_live_does_not(
     assert Lane.BACKLOG in {lane for lane, _ in gateway.lanes}
 
 
+async def test_a_gateway_that_comes_back_gets_alarms_at_once(
+    bench: Bench, gateway: Gateway, cut: MakeCut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "RESEND_MIN_S", 3600.0)
+    gateway.answer = False
+    await gateway.worker(online=True)
+    bench.start()
+    await bench.commit(cut(1, batch_class=BatchClass.ALARM))
+    await gateway.until(lambda: bool(gateway.seen))
+
+    await gateway.worker(online=False)
+    gateway.answer = True
+    await gateway.worker(online=True)
+    await bench.settled()
+    assert [lane for lane, _ in gateway.lanes] == [Lane.ALARM, Lane.ALARM]
+
+
 async def test_brokers_may_die_as_often_as_they_like(
     bench: Bench, gateway: Gateway, broker: Any, cut: MakeCut
 ) -> None:

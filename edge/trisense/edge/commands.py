@@ -15,12 +15,14 @@ from trisense.core import logs
 from trisense.edge import checking
 from trisense.edge.config import load
 from trisense.edge.runtime import Box
+from trisense.edge.scan_command import scan
 
 __all__ = ["app"]
 
 log = structlog.get_logger(__name__)
 
 app = typer.Typer(no_args_is_help=True, help="Run or check a field box.")
+app.command()(scan)
 
 LINGER_S: Final = 1.0
 """Longest wait, after everything is saved, for a thread that hangs in a name look-up or a connect."""

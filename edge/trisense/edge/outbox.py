@@ -90,8 +90,11 @@ class Outbox:
             if attempt is not None and attempt.tries == 1:
                 self._measure(now_s - attempt.sent_s)
 
-    def link_lost(self, now_s: float) -> None:
-        """What was on its way goes again at once, but for what was on its way at an earlier loss too."""
+    def send_again(self, now_s: float) -> None:
+        """The link broke, or a gateway came back: what is on its way is due now.
+
+        But for what the broker did not even take, twice: that may be what breaks the link.
+        """
         for attempt in self._attempts.values():
             if attempt.acknowledged or attempt.tries == 1:
                 attempt.due_s = now_s

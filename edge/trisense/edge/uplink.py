@@ -124,7 +124,7 @@ class Uplink:
             finally:
                 self.connected = False
                 self._workers.clear()
-                self._outbox.link_lost(time.monotonic())
+                self._outbox.send_again(time.monotonic())
             if time.monotonic() - began_s > STEADY_S:
                 backoff.reset()
             await asyncio.sleep(backoff.next_s())
@@ -225,10 +225,12 @@ class Uplink:
         except ValidationError as error:
             self._ignored("gateway_states_invalid", str(error))
             return
-        if state is None:
-            self._workers.pop(topic, None)
-        else:
+        known = self._workers.pop(topic, None)
+        if state is not None:
             self._workers[topic] = state
+            if state.online and known is not None and not known.online:
+                self._outbox.send_again(time.monotonic())
+                self._urgent.set()
         self._answers.set()
         self._bulk.set()
 

@@ -34,7 +34,6 @@ from trisense.edge.spool.model import (
     Settled,
     SpoolOptions,
     epoch_name,
-    epoch_number,
     loss_samples,
     runs,
 )
@@ -369,15 +368,12 @@ class Spool:
         log.error("spool_row_damaged", id=identity)
 
         def work() -> None:
-            query = "SELECT epoch, seq FROM batch WHERE id = ?"
-            name, seq = self._db.execute(query, (identity,)).fetchone()
             self._db.execute(
                 "UPDATE batch SET settled = ?, settled_ns = ? WHERE id = ?",
                 (DAMAGED, self._clock.now_ns(), identity),
             )
-            epoch = epoch_number(name)
-            of = self._books.epochs.get(epoch)
-            known = of is not None and isinstance(seq, int) and 0 <= seq < of.next_seq
+            epoch, seq = reading.identity_in_index(self._db, identity) or (-1, -1)
+            known = epoch in self._books.epochs
             self._insert_losses([(Loss("corrupt", epoch, seq, seq) if known else Loss("corrupt")).values()])
             self._books.find_low(epoch)
 

@@ -11,7 +11,7 @@ from trisense.edge.spool.file import BatchRow
 from trisense.edge.spool.model import Head, epoch_number
 from trisense.edge.spool.rows import unpack_rows
 
-__all__ = ["HEAD", "batch", "committed_ns", "heads", "heads_of", "row"]
+__all__ = ["HEAD", "batch", "committed_ns", "heads", "heads_of", "identity_in_index", "row"]
 
 HEAD: Final = "SELECT id, epoch, seq, class, samples, length(rows) + ifnull(length(blob), 0) FROM batch"
 """Begins every query for heads."""
@@ -44,6 +44,16 @@ def row(db: sqlite3.Connection, identity: int) -> BatchRow | None:
 def committed_ns(db: sqlite3.Connection, identity: int) -> int:
     (value,) = db.execute("SELECT committed_ns FROM batch WHERE id = ?", (identity,)).fetchone()
     return int(value)
+
+
+def identity_in_index(db: sqlite3.Connection, identity: int) -> tuple[int, int] | None:
+    """(epoch, seq) of a row by the index's own copy, for a row whose cells cannot be believed.
+
+    Reads the whole index: for the rare case only.
+    """
+    query = "SELECT epoch, seq FROM batch INDEXED BY identity WHERE +id = ?"
+    found = db.execute(query, (identity,)).fetchone()
+    return None if found is None else (epoch_number(found[0]), int(found[1]))
 
 
 def batch(of: BatchRow, stream: Callable[[int], Stream]) -> Batch | None:
