@@ -32,7 +32,7 @@ def test_every_error_stands_in_the_picture_of_the_tree() -> None:
         assert f" {error.__name__} " in doc or f"{error.__name__}\n" in doc, error.__name__
 
 
-def test_no_error_of_ours_is_defined_outside_the_tree() -> None:
+def test_every_error_of_ours_grows_on_the_tree() -> None:
     strays = []
     for part in PARTS:
         if part == "hw-sims":  # a simulator's hang-up is no error of the product

@@ -34,7 +34,7 @@ def test_a_modbus_profile_is_read_by_the_modbus_driver() -> None:
 
 
 def test_an_unknown_driver_is_a_mistake_that_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"expected one of adsb, .*plantower, got 'plantwoer'"):
+    with pytest.raises(ConfigError, match=r"expected one of adsb, .*plantower, .*got 'plantwoer'"):
         registry.driver_class("plantwoer")
 
 

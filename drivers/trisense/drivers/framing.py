@@ -202,9 +202,7 @@ class FramedDriver(StreamingDriver[C]):
 
     async def observe(self) -> AsyncIterator[Observed]:
         assert self._line is not None, "connect comes first"  # noqa: S101  # the runtime's own contract
-        pieces = read_frames(
-            self._line, self.decoder(), device=self.config.name, timeout_s=self.silence_s()
-        )
+        pieces = read_frames(self._line, self.decoder(), device=self.config.name, timeout_s=self.silence_s())
         async with aclosing(pieces):
             async for piece in pieces:
                 if isinstance(piece, Damage):

@@ -9,7 +9,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
-from trisense.core.errors import StoreUnavailable
+from trisense.core.errors import StoreUnavailable, TrisenseError
 from trisense.gateway.stores.base import (
     FUNCTIONS,
     Circle,
@@ -35,7 +35,7 @@ MEDIA_ID: Final = re.compile(r"[0-9a-f]{64}")
 HOUR_MS: Final = 3_600_000
 
 
-class BadQuery(Exception):
+class BadQuery(TrisenseError):
     """A parameter that is missing or wrong; the text names it."""
 
 

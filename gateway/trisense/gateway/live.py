@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Final
 
+from trisense.core.errors import TrisenseError
 from trisense.core.messages import Birth, DeviceBirth, State
 from trisense.core.model import Counters, Quality, Stream, Value
 
@@ -30,7 +31,7 @@ SKIPPED: Final = frozenset({Quality.FAIL, Quality.MISSING})
 """Latest values skip these: an error is never a value (design: Quality code)."""
 
 
-class FellBehind(Exception):
+class FellBehind(TrisenseError):
     """A reader of alarms missed some: it must start again from a snapshot."""
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import Field as Constrained
 from pydantic import field_validator, model_validator
 from trisense.core.config import read_secret
+from trisense.core.errors import TrisenseError
 from trisense.drivers import (
     BatchClass,
     DeviceConfig,
@@ -275,7 +276,7 @@ class HttpCamera(PolledDriver[Config]):
             raise LineError(self.config.url, f"cannot use {self.config.ca_file}: {error}") from error
 
 
-class _Challenged(Exception):
+class _Challenged(TrisenseError):
     """The camera's challenge has been taken: ask again with an answer to it."""
 
 

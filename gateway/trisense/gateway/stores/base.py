@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
-from trisense.core.errors import StoreUnavailable
+from trisense.core.errors import StoreError, StoreUnavailable
 from trisense.core.model import Value
 from trisense.gateway.ledger import Ledger, Place, Record
 from trisense.gateway.stores.columns import Portion
@@ -39,7 +39,7 @@ FUNCTIONS: Final[tuple[Function, ...]] = ("mean", "min", "max", "count", "first"
 EARTH_RADIUS_M: Final = 6_371_008.8
 
 
-class NotSupported(Exception):
+class NotSupported(StoreError):
     """A question that a store of its kind cannot answer; the text says which can."""
 
 

@@ -17,7 +17,7 @@ from influxdb_client.client.influxdb_client import InfluxDBClient
 from influxdb_client.rest import ApiException
 from influxdb_client.service.write_service import WriteService
 from trisense.core.config import read_secret
-from trisense.core.errors import StoreUnavailable
+from trisense.core.errors import StoreError, StoreUnavailable
 from trisense.gateway.config import InfluxConfig, VictoriaConfig
 
 __all__ = ["V1", "V2", "LinesRefused", "Sender", "TooLarge", "meaning"]
@@ -27,7 +27,7 @@ ECHO_CHARS: Final = 300
 """A server's complaint repeats the line, however long it is."""
 
 
-class LinesRefused(Exception):
+class LinesRefused(StoreError):
     """Some lines of the request will never be taken; perhaps others of it were."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -35,7 +35,7 @@ class LinesRefused(Exception):
         super().__init__(f"{reason}: {detail[:ECHO_CHARS]}")
 
 
-class TooLarge(Exception):
+class TooLarge(StoreError):
     """Send it in smaller pieces."""
 
 
