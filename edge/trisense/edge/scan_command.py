@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
@@ -14,7 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from trisense.core import logs
 from trisense.drivers.lines import check_url
-from trisense.drivers.modbus.scan import FoundUnit, Scan
+
+if TYPE_CHECKING:
+    from trisense.drivers.modbus.scan import FoundUnit, Scan
 
 __all__ = ["scan"]
 
@@ -77,6 +79,8 @@ def scan(
         framing = FramingChoice.RTU
     if framing is FramingChoice.TCP and not url.startswith("tcp:"):
         raise typer.BadParameter("--framing rtu or ascii on a serial line")
+    from trisense.drivers.modbus.scan import Scan  # noqa: PLC0415  # a box that runs needs nothing of it
+
     walk = Scan(url, framing.value, timeout_s=timeout_s)
     found = _walk(walk, wanted)
     if as_json:

@@ -65,6 +65,8 @@ class Party:
     """Pause before a request that the device needs, where longer than T3.5."""
     ignore_unit_id: bool = False
     """TCP: take an answer in the name of another unit, as some gateways send it."""
+    rests: bool = True
+    """False: it is asked however often it was silent."""
 
 
 @dataclass(slots=True)
@@ -259,7 +261,7 @@ class ModbusBus:
             find.seen[kind] += 1
         if cost_s >= party.timeout_s:
             unit.time_outs += 1
-            if unit.time_outs > 1:
+            if unit.time_outs > 1 and party.rests:
                 rest_s = cost_s * REST_FACTOR * 2 ** min(unit.time_outs - 2, 16)
                 unit.asleep_until = asyncio.get_running_loop().time() + min(rest_s, REST_MAX_S)
         if find.in_frame:

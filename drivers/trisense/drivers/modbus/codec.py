@@ -247,7 +247,7 @@ def _values(
     """
     asked = {
         request.address
-        for options in _variants(profile)
+        for options in profile.variants()
         for request in profile.requests(options)
         if (request.function, request.count) == (function, len(registers))
     }
@@ -269,7 +269,7 @@ def _values(
 
 def _windows(profile: Profile, function: int, count: int) -> Iterator[Request]:
     """Every run of whole fields of ``count`` registers that one request of this function can ask for."""
-    for options in _variants(profile):
+    for options in profile.variants():
         fields = profile.fields(options)
         for block in profile.read:
             if block.function != function:
@@ -279,14 +279,6 @@ def _windows(profile: Profile, function: int, count: int) -> Iterator[Request]:
                 inside = [f for f in fields if start <= f.address and f.end <= start + count]
                 if inside and block.address <= start and start + count <= block.end:
                     yield Request(function, start, count, tuple(inside))
-
-
-def _variants(profile: Profile) -> Iterator[dict[str, str]]:
-    """Every choice of options, the first values first."""
-    choices: list[dict[str, str]] = [{}]
-    for option, values in profile.options.items():
-        choices = [{**choice, option: value} for choice in choices for value in values]
-    yield from choices
 
 
 def _possible(request: Request, values: Mapping[str, Value]) -> bool:

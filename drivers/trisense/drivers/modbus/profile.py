@@ -330,6 +330,13 @@ class Profile(ConfigModel):
                 found.setdefault(option, {})[value] = None
         return {option: tuple(values) for option, values in found.items()}
 
+    def variants(self) -> Iterator[dict[str, str]]:
+        """Every choice of options, the first values first."""
+        choices: list[dict[str, str]] = [{}]
+        for option, values in self.options.items():
+            choices = [{**choice, option: value} for choice in choices for value in values]
+        yield from choices
+
     def fields(self, options: Mapping[str, str]) -> tuple[FieldTable, ...]:
         """The fields of a device with these options, in the file's order."""
         return tuple(
