@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,25 +24,37 @@ POWERS: Final = 1 << np.arange(7, -1, -1, dtype=np.int64)
 CONTAINERS: Final = ((8, ">u1"), (16, ">u2"), (32, ">u4"), (64, ">u8"))
 
 
-class Windows:
-    """For each bit of a stream, the 15 bits that begin there."""
+class WindowReader(BitReader):
+    """Knows, for each bit of a stream, the 15 bits that begin there."""
 
     def __init__(self, data: bytes) -> None:
-        octets = np.frombuffer(data + bytes(2), np.uint8)
-        words = octets[:-2].astype(np.uint32) << 16
-        words |= octets[1:-1].astype(np.uint32) << 8
-        words |= octets[2:]
-        at = np.empty((len(words), 8), np.uint16)
+        super().__init__(data)
+        self.octets = np.frombuffer(data + bytes(2), np.uint8)
+        words = self.octets[:-2].astype(np.uint32) << 16
+        words |= self.octets[1:-1].astype(np.uint32) << 8
+        words |= self.octets[2:]
+        windows = np.empty((len(words), 8), np.uint16)
         for bit in range(8):
-            at[:, bit] = (words >> (24 - tables.CODE_BITS - bit)) & ((1 << tables.CODE_BITS) - 1)
-        self.octets = octets
-        self.at = at.reshape(-1)
+            windows[:, bit] = (words >> (24 - tables.CODE_BITS - bit)) & ((1 << tables.CODE_BITS) - 1)
+        self.windows = windows.reshape(-1)
+        self._window = self.windows.data
+
+    def fixed(self, width: int) -> int:
+        if width > tables.CODE_BITS or self.position + width >= self.end:
+            return super().fixed(width)
+        start = self.position
+        self.position = start + width
+        return self._window[start] >> (tables.CODE_BITS - width)
 
 
-def _windows(reader: BitReader) -> Windows:
-    if reader.cache is None:
-        reader.cache = Windows(reader.data)
-    return cast("Windows", reader.cache)
+def reader(data: bytes) -> WindowReader:
+    return WindowReader(data)
+
+
+def _windowed(reader: BitReader) -> WindowReader:
+    if not isinstance(reader, WindowReader):
+        raise TypeError
+    return reader
 
 
 @lru_cache(maxsize=tables.TABLES)
@@ -56,7 +68,7 @@ def symbols(reader: BitReader, count: int, table: int) -> Vector:
     start, left = reader.position, reader.end - reader.position
     if count > left:
         raise WireError("truncated", f"{count} code words wanted, {left} bits left")
-    windows = _windows(reader).at[start:]
+    windows = _windowed(reader).windows[start:]
     lengths, values = _lookup(table)
     begins, end = _begins(lengths, windows, count)
     if end > left:
@@ -90,10 +102,10 @@ def plane(reader: BitReader, count: int, width: int) -> Vector:
     """So many numbers of one width."""
     start = reader.take(count * width)
     stop = start + count * width
-    bits = np.unpackbits(_windows(reader).octets[start >> 3 : (stop + 7) >> 3])
+    bits = np.unpackbits(_windowed(reader).octets[start >> 3 : (stop + 7) >> 3])
     table: NDArray[np.uint8] = bits[start & 7 : (start & 7) + count * width].reshape(count, width)
     if width <= 8:
-        return cast("Vector", table @ POWERS[-width:])
+        return table @ POWERS[-width:]
     size, kind = next(c for c in CONTAINERS if c[0] >= width)
     spread = np.zeros((count, size), np.uint8)
     spread[:, size - width :] = table
@@ -115,6 +127,12 @@ def place(base: Vector, rows: Vector, values: Vector) -> Vector:
     """``base`` with ``values`` added at ``rows``."""
     base[rows] += values
     return base
+
+
+def unranked(ranks: Vector, listed: list[int]) -> Vector:
+    """A rank below the length of the list stands for its entry, a larger one for what it is beyond."""
+    entries = np.array(listed, np.int64)
+    return np.where(ranks < len(listed), entries.take(ranks, mode="clip"), ranks - len(listed))
 
 
 def joined(tops: Vector, lows: Vector, shift: int) -> Vector:
@@ -225,4 +243,5 @@ def vector(values: list[int]) -> Vector:
 
 
 def listed(values: Vector) -> list[int]:
-    return cast("list[int]", values.tolist())
+    found: list[int] = values.tolist()
+    return found

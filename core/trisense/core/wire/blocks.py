@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from math import isfinite
-from typing import Final
+from typing import Any, Final
 
 from trisense.core import limits
 from trisense.core.errors import ValueRefused, WireError
@@ -22,6 +22,7 @@ from trisense.core.wire.schema import Shape
 __all__ = ["Budget", "Texts", "read_table", "write_table"]
 
 CODES: Final = frozenset(Quality) - {Quality.GOOD}
+PLAIN_FLOATS: Final = frozenset({float, type(None)})
 ORDINAL_MAX: Final = 2**31 - 1
 
 
@@ -71,9 +72,15 @@ def write_table(shape: Shape, rows: Sequence[Sample], texts: bytearray, budget: 
 
 
 def _checked(cells: tuple[Value, ...], type_: FieldType) -> Sequence[Value]:
-    """``check_value`` of each; at once where all are finite floats, as almost always."""
-    if type_ is FieldType.FLOAT and set(map(type, cells)) == {float} and all(map(isfinite, cells)):  # type: ignore[arg-type]  # all are floats
-        return cells
+    """``check_value`` of each; at once where all are good, as almost always."""
+    if type_ is FieldType.FLOAT and set(map(type, cells)) <= PLAIN_FLOATS:
+        present: Any = [cell for cell in cells if cell is not None] if None in cells else cells
+        if all(map(isfinite, present)):
+            return cells
+    if type_ is FieldType.INT and set(map(type, cells)) == {int}:
+        lowest, highest = min(cells), max(cells)  # type: ignore[type-var]  # all are integers
+        if limits.INT_MIN <= lowest <= highest <= limits.INT_MAX:  # type: ignore[operator]  # all are integers
+            return cells
     return [check_value(cell, type_) for cell in cells]
 
 

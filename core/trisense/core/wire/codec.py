@@ -146,7 +146,7 @@ def decode(payload: bytes, ops: Operations) -> Bundle:
     if vocabulary_version != vocabulary.VERSION:
         raise WireError("version", f"vocabulary {vocabulary_version}")
     counters = _read_counters(numbers)
-    reader = BitReader(bits)
+    reader = ops.reader(bits)
     heads = read_heads(reader, counters, blobs)
     names = Names()
     tables = []

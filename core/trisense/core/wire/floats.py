@@ -47,7 +47,7 @@ ROWS_FOR_GRID: Final = 24
 SAMPLE: Final = 16
 GUESS: Final = 8
 """Values that a number of decimals is guessed from."""
-GRID_STEP: Final = 2.5
+GRID_STEP: Final = 3.0
 """A grid is worth while when its steps are so many units of the last decimal."""
 POWERS: Final = tuple(float(10**e) for e in range(DIGITS_MAX + 1))
 MAGNITUDES: Final = (*(float(f"1e-{e}") for e in range(8, 0, -1)), *POWERS[:15])
@@ -291,7 +291,8 @@ def _grid(scale: Scale, units: Sequence[int]) -> Found | None:
 
 def _on_grid(sample: Sequence[int], power: int, denominator: int) -> bool:
     """Whether most stand as far above their grid point as the first, give or take the rounding."""
-    first, slack, misses = sample[0] * denominator, denominator * 1.5, 0
+    # With less than half of the circle allowed, chance fails.
+    first, slack, misses = sample[0] * denominator, min(denominator * 1.5, power * 0.28), 0
     for unit in sample:
         off = (unit * denominator - first) % power
         if slack < off < power - slack:

@@ -38,18 +38,26 @@ __all__ = [
 ]
 
 ORDERS: Final = 3
+DICTIONARY_GAP: Final = 3
 DICTIONARY: Final = 3
 """Written where an order would be."""
-ZERO, DENSE, SPARSE = 0, 1, 2
-"""How a row of naturals is written."""
+ZERO, DENSE, SPARSE, RANKED = 0, 1, 2, 3
+"""How a row of naturals is written: RANKED lists the most frequent, to write one of the others by ranks."""
+RANKED_ROWS: Final = 48
+RANKED_SHARE: Final = 3
+"""Ranks are tried where values repeat so often on average."""
+RANKED_MAX: Final = 40
+RANKED_COUNT: Final = 3
+"""Only values as frequent as this are listed."""
 SPARSE_SHARE: Final = 0.6
 """Of non-zero residuals: above it, no code is tried that skips the zeros."""
 TABLE_BITS: Final = 6
 WIDTH_BITS: Final = 6
-SHIFTS: Final = 3
+SHIFTS: Final = 2
 """Numbers of low bits that are tried."""
 FEW: Final = 48
 """With fewer values only one is: a wrong one costs less than trying."""
+SYMBOLS: Final = range(tables.ESCAPE + 1)
 DICTIONARY_SHARE: Final = 3
 """A dictionary is tried where values repeat so often on average."""
 
@@ -64,11 +72,13 @@ class Operations(Protocol):
     before it asks for it.
     """
 
+    def reader(self, data: bytes) -> BitReader: ...
     def symbols(self, reader: BitReader, count: int, table: int) -> Vector: ...
     def plane(self, reader: BitReader, count: int, width: int) -> Vector: ...
     def fill(self, count: int, value: int) -> Vector: ...
     def equal_to(self, values: Vector, value: int) -> Vector: ...
     def place(self, base: Vector, rows: Vector, values: Vector) -> Vector: ...
+    def unranked(self, ranks: Vector, listed: list[int]) -> Vector: ...
     def joined(self, tops: Vector, lows: Vector, shift: int) -> Vector: ...
     def centred(self, naturals: Vector, centre: int) -> Vector: ...
     def cumulate(self, first: int, steps: Vector) -> Vector: ...
@@ -128,9 +138,12 @@ def encode(values: Sequence[int], rest: Rest | None = None, weights: Weights | N
     rest = rest or rebase(values)
     head = integer(rest.first) + natural(rest.step - 1)
     best = encode_rest(rest.values, weights)
-    distinct = set(rest.values)
-    if weights is None and len(values) >= DICTIONARY_SHARE * len(distinct) > DICTIONARY_SHARE:
-        best = min(best, _encode_dictionary(rest.values, sorted(distinct)), key=len)
+    if weights is None:
+        entries = set(rest.values)
+        # Where most values in between occur, differences do as well.
+        sparse = max(entries) - min(entries) > DICTIONARY_GAP * len(entries)
+        if sparse and len(values) >= DICTIONARY_SHARE * len(entries):
+            best = min(best, _encode_dictionary(rest.values, sorted(entries)), key=len)
     return head + best
 
 
@@ -144,7 +157,8 @@ def _encode_dictionary(values: Sequence[int], entries: Sequence[int]) -> str:
 def encode_rest(values: Sequence[int], weights: Weights | None = None) -> str:
     """Order and residuals of a rebased column of two values at least."""
     forms = []
-    for order in range(min(ORDERS, len(values))):
+    # What follows others has no trend left of its own.
+    for order in range(min(ORDERS if weights is None else 2, len(values))):
         steps = lists.differences(values, order)
         if weights is not None:
             parts = [lists.differences(column, order) for column in weights.columns]
@@ -174,6 +188,22 @@ def _estimate(steps: Sequence[int]) -> float:
 
 def encode_naturals(values: Sequence[int]) -> str:
     """Bits of naturals whose number the reader knows."""
+    best = _encode_unranked(values)
+    counts = Counter(values)
+    if len(values) < RANKED_ROWS or len(counts) * RANKED_SHARE > len(values):
+        return best
+    listed = [value for value, count in counts.most_common(RANKED_MAX) if count >= RANKED_COUNT]
+    naming = sum(2 * value.bit_length() + 1 for value in listed)
+    entropy = len(values) * log2(len(values)) - sum(count * log2(count) for count in counts.values())
+    if len(listed) < 2 or naming + entropy > len(best):
+        return best
+    rank = {value: at for at, value in enumerate(listed)}
+    ranks = [rank[value] if value in rank else len(listed) + value for value in values]
+    head = fixed(RANKED, 2) + natural(len(listed) - 1) + "".join(map(natural, listed))
+    return min(best, head + _encode_unranked(ranks), key=len)
+
+
+def _encode_unranked(values: Sequence[int]) -> str:
     others = [value - 1 for value in values if value]
     if not others:
         return fixed(ZERO, 2)
@@ -211,20 +241,23 @@ def _choose(values: Sequence[int]) -> tuple[int, int]:
     largest = max(counts)
     # What escapes must fit the 64 bits that its width can say.
     likely = max(int(log2(sorted(values)[len(values) // 2] / 8 + 1)), largest.bit_length() - 64)
-    best = (float("inf"), 0, 0)
+    least, chosen = float("inf"), (0, 0)
     for shift in range(likely, likely + (SHIFTS if len(values) >= FEW else 1)):
         histogram = [0] * (min(largest >> shift, tables.ESCAPE) + 1)
         for value, count in counts.items():
-            histogram[min(value >> shift, tables.ESCAPE)] += count
-        bits = len(values) * shift
+            top = value >> shift
+            histogram[top if top < tables.ESCAPE else tables.ESCAPE] += count  # noqa: FURB136  # min() takes 3 times as long
+        fixed_bits = len(values) * shift
         if len(histogram) > tables.ESCAPE:
-            bits += histogram[tables.ESCAPE] * ((largest >> shift) - tables.ESCAPE).bit_length()
-        mean = sum(map(mul, histogram, range(len(histogram)))) / len(values)
+            fixed_bits += histogram[tables.ESCAPE] * ((largest >> shift) - tables.ESCAPE).bit_length()
+        mean = sum(map(mul, histogram, SYMBOLS)) / len(values)
         for table, lengths in tables.near(mean):
-            best = min(best, (bits + sum(map(mul, histogram, lengths)), table, shift))
+            bits = fixed_bits + sum(map(mul, histogram, lengths))
+            if bits < least:
+                least, chosen = bits, (table, shift)
         if len(histogram) < tables.ESCAPE // 3:
             break
-    return best[1], best[2]
+    return chosen
 
 
 # Reading -------------------------------------------------------------------------------------------
@@ -367,8 +400,20 @@ class Decoding:
 
     def naturals(self, count: int) -> tuple[Vector, int]:
         """What ``encode_naturals`` wrote."""
+        kind = self._reader.fixed(2)
+        if kind == RANKED:
+            return self._ranked(count)
+        return self._unranked(count, kind)
+
+    def _ranked(self, count: int) -> tuple[Vector, int]:
         reader, ops = self._reader, self._ops
-        kind = reader.fixed(2)
+        listed = [reader.natural() for _ in range(reader.bounded(RANKED_MAX - 1, "ranks") + 1)]
+        ranks, bound = self._unranked(count, reader.fixed(2))
+        bound = self._within(max(bound, *listed))
+        return ops.unranked(ranks, listed), bound
+
+    def _unranked(self, count: int, kind: int) -> tuple[Vector, int]:
+        reader, ops = self._reader, self._ops
         if kind == ZERO:
             return ops.fill(count, 0), 0
         if kind == DENSE:

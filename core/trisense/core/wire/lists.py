@@ -29,10 +29,12 @@ __all__ = [
     "others",
     "place",
     "plane",
+    "reader",
     "rows_by",
     "spread",
     "symbols",
     "take",
+    "unranked",
     "unsorted",
     "variation",
     "vector",
@@ -40,6 +42,10 @@ __all__ = [
 ]
 
 Vector = Sequence[int]
+
+
+def reader(data: bytes) -> BitReader:
+    return BitReader(data)
 
 
 def symbols(reader: BitReader, count: int, table: int) -> list[int]:
@@ -72,6 +78,12 @@ def place(base: Vector, rows: Vector, values: Vector) -> list[int]:
     for row, value in zip(rows, values, strict=True):
         result[row] += value
     return result
+
+
+def unranked(ranks: Vector, listed: list[int]) -> list[int]:
+    """A rank below the length of the list stands for its entry, a larger one for what it is beyond."""
+    size = len(listed)
+    return [listed[rank] if rank < size else rank - size for rank in ranks]
 
 
 def joined(tops: Vector, lows: Vector, shift: int) -> list[int]:
