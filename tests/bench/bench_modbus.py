@@ -124,7 +124,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows = []
-    for baud in (9_600, 19_200):
+    for baud in (9_600, 19_200, 115_200):
         for count in (2, 10, 20):
             reads, cpu_ms, early = measure(ours, baud, count, options.seconds)
             share = reads * cycle_s(baud, count)

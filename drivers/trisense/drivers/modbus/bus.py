@@ -25,6 +25,7 @@ from typing import Final, NoReturn
 
 from trisense.core.errors import DeviceRefused, DeviceTimeout, FrameError, LineError
 from trisense.drivers.lines import Line, Lines
+from trisense.drivers.modbus.finetimer import FineTimer
 from trisense.drivers.modbus.framing import Framing, ReplySearch, search
 from trisense.drivers.modbus.pdu import EXCEPTION_BIT, EXCEPTIONS, Question, Trouble
 from trisense.drivers.modbus.timing import Pace
@@ -88,6 +89,7 @@ class ModbusBus:
         self._pace = Pace.of(settings.url)
         self._line: Line | None = None
         self._turns = Turns()
+        self._timer = FineTimer()
         self._units: dict[int, _Unit] = {}
         self._transaction = 0
         self._ready_at = 0.0
@@ -108,6 +110,7 @@ class ModbusBus:
     async def close(self) -> None:
         """Close the line; safe twice. ``connect`` opens it again."""
         line, self._line = self._line, None
+        self._timer.close()
         if line is not None:
             await line.close()
 
@@ -208,18 +211,13 @@ class ModbusBus:
         silence_s = max(self._pace.silence_s, party.gap_s)
         if self.settings.framing == "tcp":
             # A flush could tear a frame there; the transaction tells what is stale.
-            await self._pause(silence_s)
+            await self._timer.wait_until(self._ready_at + silence_s)
         elif self._settled:
-            await self._pause(silence_s)
+            await self._timer.wait_until(self._ready_at + silence_s)
             await line.flush_input()
         else:
             first_s = min(party.timeout_s, LISTEN_MAX_S) if self._fresh else 0.0
             await self._fall_silent(line, max(silence_s, SETTLE_S, first_s))
-
-    async def _pause(self, silence_s: float) -> None:
-        wait_s = self._ready_at + silence_s - asyncio.get_running_loop().time()
-        if wait_s > 0:
-            await asyncio.sleep(wait_s)
 
     async def _fall_silent(self, line: Line, quiet_s: float) -> None:
         """Throw away what comes in until nothing came for ``quiet_s``."""
