@@ -24,6 +24,7 @@ KINDS: Final = {
     "plantower": "trisense.sims.plantower:Plantower",
     "sps30": "trisense.sims.sps30:Sps30",
     "winsen": "trisense.sims.winsen:Winsen",
+    "a02yyuw": "trisense.sims.a02yyuw:A02yyuw",
     "nova": "trisense.sims.nova:Nova",
     "ld2450": "trisense.sims.ld2450:Ld2450",
     "ws90": "trisense.sims.modbus:Ws90",
