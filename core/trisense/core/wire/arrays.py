@@ -16,8 +16,8 @@ from trisense.core.wire import tables
 from trisense.core.wire.bits import BitReader
 
 Vector: TypeAlias = NDArray[np.int64]
-CHUNK_BITS: Final = 7
-"""Code words take less on average: so many bits a word are looked up at first."""
+ENOUGH: Final = 1.25
+"""Columns hardly ever take more bits than what is expected of their code, times this."""
 ROUNDING: Final = 1 + 2**-20
 """More than a sum of doubles can be too small by."""
 POWERS: Final = 1 << np.arange(7, -1, -1, dtype=np.int64)
@@ -70,7 +70,8 @@ def symbols(reader: BitReader, count: int, table: int) -> Vector:
         raise WireError("truncated", f"{count} code words wanted, {left} bits left")
     windows = _windowed(reader).windows[start:]
     lengths, values = _lookup(table)
-    begins, end = _begins(lengths, windows, count)
+    likely = int(count * tables.code(table).bits * ENOUGH) + tables.CODE_BITS
+    begins, end = _begins(lengths, windows, count, likely)
     if end > left:
         raise WireError("truncated", "a code word runs past the end")
     reader.position = start + end
@@ -78,14 +79,14 @@ def symbols(reader: BitReader, count: int, table: int) -> Vector:
 
 
 def _begins(
-    lengths: NDArray[np.uint8], windows: NDArray[np.uint16], count: int
+    lengths: NDArray[np.uint8], windows: NDArray[np.uint16], count: int, likely: int
 ) -> tuple[NDArray[np.intp], int]:
-    """Where each of ``count`` words begins, and where the last ends.
+    """Where each of ``count`` words begins, and where the last ends, ``likely`` within so many bits.
 
     The length of a word is looked up for every bit at once; only the walk from word to word is a loop.
     """
-    for bits in (CHUNK_BITS, tables.CODE_BITS):
-        sizes = lengths[windows[: count * bits]].tobytes()
+    for size in (likely, count * tables.CODE_BITS):
+        sizes = lengths[windows[:size]].tobytes()
         marks = bytearray(len(sizes))
         at = 0
         try:

@@ -80,14 +80,13 @@ def decode_column(reader: BitReader, table: Table, field: Field, ops: Operations
     nulls, missing = _decode_nulls(reader, table)
     quality = _decode_quality(reader, table, missing)
     count = table.rows - len(nulls)
-    scale = floats.Scale()
-    if count and field.type is FieldType.FLOAT:
-        scale = floats.read_scale(reader, count, ops)
-    values: Any = ops.fill(0, 0)
-    bound = 0
-    if count:
-        decoded = following.decode(reader, table.features, table.rows, nulls, ops)
-        values, bound = decoded.values, decoded.bound
+    if not count:
+        # As the others are: floats in an array of floats.
+        values: Any = ops.fill(0, 0)
+        scale, bound = floats.Scale(), 0
+    else:
+        scale = floats.read_scale(reader, count, ops) if field.type is FieldType.FLOAT else floats.Scale()
+        values, _, bound = following.decode(reader, table.features, table.rows, nulls, ops)
     if field.type is FieldType.FLOAT:
         values = scale.floats(values) if ops is lists else scale.array(values, bound)
     return Column(field, ops.spread(values, nulls, table.rows), nulls, quality)

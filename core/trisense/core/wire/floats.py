@@ -14,11 +14,10 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from math import copysign, gcd, isfinite, lcm
 from operator import sub
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trisense.core.errors import WireError
 from trisense.core.wire import integers, lists
@@ -58,8 +57,7 @@ GRIDS: Final = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
+class Scale(NamedTuple):
     """How integers become floats again."""
 
     kind: int = DECIMAL

@@ -8,7 +8,7 @@ integers, rebased, over all rows; the caller keeps the list, one entry per colum
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import log2
 from operator import mul
 from typing import Any, Final
@@ -90,7 +90,7 @@ def decode(
     rest = decoded.rest
     if order is not None:
         rest = None if rest is None else ops.unsorted(rest, order)
-        decoded = replace(decoded, values=ops.unsorted(decoded.values, order), rest=rest)
+        decoded = decoded._replace(values=ops.unsorted(decoded.values, order), rest=rest)
     features.columns.append((rest, nulls) if rest is not None else None)
     return decoded
 

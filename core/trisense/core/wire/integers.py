@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import gcd, log2
 from operator import mul, sub
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from trisense.core import limits
 from trisense.core.errors import WireError
@@ -263,8 +263,7 @@ def _choose(values: Sequence[int]) -> tuple[int, int]:
 # Reading -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """A column, and what of it other columns may refer to."""
 
     values: Vector

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import fsum
+from operator import mul
 from typing import Final
 
 __all__ = ["CODE_BITS", "ESCAPE", "TABLES", "Code", "code", "lookup", "near", "prefix_lengths"]
@@ -30,12 +31,14 @@ TAIL: Final = 800
 
 
 class Code:
-    """One prefix code, and the mean symbol of the distribution that it is best for."""
+    """One prefix code; mean symbol and mean length under the distribution that it is best for."""
 
     def __init__(self, weights: Sequence[float]) -> None:
         self.lengths = tuple(prefix_lengths(weights))
         self.words = _canonical(self.lengths)
-        self.mean = fsum(symbol * weight for symbol, weight in enumerate(weights)) / fsum(weights)
+        whole = fsum(weights)
+        self.mean = fsum(symbol * weight for symbol, weight in enumerate(weights)) / whole
+        self.bits = fsum(map(mul, self.lengths, weights)) / whole
 
     def lookup(self, width: int) -> tuple[bytes, bytes]:
         """For each window of ``width`` bits: length of the code word it begins with, and its symbol."""
