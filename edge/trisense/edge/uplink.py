@@ -228,7 +228,7 @@ class Uplink:
         known = self._workers.pop(topic, None)
         if state is not None:
             self._workers[topic] = state
-            if state.online and known is not None and not known.online:
+            if state.online and not (known is not None and known.online):
                 self._outbox.send_again(time.monotonic())
                 self._urgent.set()
         self._answers.set()

@@ -218,6 +218,7 @@ def connect(path: Path, *, max_bytes: int) -> tuple[sqlite3.Connection, bool]:
     """
     committed = _wal_frames(path.with_name(path.name + "-wal"))
     db = sqlite3.connect(path, isolation_level=None, timeout=10)
+    db.text_factory = lambda text: text.decode("utf-8", "replace")  # a checksum finds damage, no codec
     try:
         db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         db.execute("PRAGMA journal_mode = WAL")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from trisense.core.model import Batch, BatchClass, ClockState, Stream
@@ -15,18 +15,36 @@ __all__ = ["HEAD", "batch", "committed_ns", "heads", "heads_of", "identity_in_in
 
 HEAD: Final = "SELECT id, epoch, seq, class, samples, length(rows) + ifnull(length(blob), 0) FROM batch"
 """Begins every query for heads."""
+CLASSES: Final = {of.value: of for of in BatchClass}
 
 
 def heads(db: sqlite3.Connection, query: str, up_to_bytes: int | None, *arguments: object) -> list[Head]:
     """Heads of a query that begins with ``HEAD``, until their sizes pass ``up_to_bytes``."""
     found = []
     total_bytes = 0
-    for identity, name, seq, kind, samples, size_bytes in db.execute(query, arguments):
-        found.append(Head(identity, epoch_number(name), seq, BatchClass(kind), samples, size_bytes))
-        total_bytes += size_bytes
+    for cells in db.execute(query, arguments):
+        found.append(_head(cells))
+        total_bytes += found[-1].size_bytes
         if up_to_bytes is not None and total_bytes >= up_to_bytes:
             break
     return found
+
+
+def _head(cells: Sequence[object]) -> Head:
+    """Damage may have put anything into a cell: what cannot be is zero here, and found out at loading."""
+    identity, name, seq, kind, samples, size = cells
+    return Head(
+        _int(identity),
+        epoch_number(name),
+        _int(seq),
+        CLASSES.get(str(kind), BatchClass.DATA),
+        _int(samples),
+        _int(size),
+    )
+
+
+def _int(cell: object) -> int:
+    return cell if isinstance(cell, int) else 0
 
 
 def heads_of(db: sqlite3.Connection, ids: Iterable[int]) -> list[Head]:

@@ -37,6 +37,7 @@ class Salvage:
             old = sqlite3.connect(self._damaged, isolation_level=None)
         except sqlite3.Error:
             return
+        old.text_factory = lambda text: text.decode("utf-8", "replace")
         try:
             self._epochs = {
                 number: row
