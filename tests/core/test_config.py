@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
@@ -45,6 +46,23 @@ def test_every_mistake_is_named_with_its_key_path(tmp_path: Path) -> None:
     assert found["device[0].interval_s"].got == "0"
     assert "integer" in found["port"].expected
     assert found["port"].got == "'high'"
+
+
+def test_an_unknown_kind_names_the_known_ones(tmp_path: Path) -> None:
+    class Disk(ConfigModel):
+        kind: Literal["disk"]
+
+    class Net(ConfigModel):
+        kind: Literal["net"]
+
+    class Store(ConfigModel):
+        store: Annotated[Disk | Net, Field(discriminator="kind")]
+
+    file = tmp_path / "gateway.toml"
+    file.write_text('[store]\nkind = "cloud"\n')
+    with pytest.raises(ConfigError) as caught:
+        load_toml(file, Store)
+    assert caught.value.mistakes == (Mistake("store.kind", "one of 'disk', 'net'", "'cloud'"),)
 
 
 def test_broken_toml_names_its_line(tmp_path: Path) -> None:

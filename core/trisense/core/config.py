@@ -73,8 +73,15 @@ def mistakes_of(error: ValidationError, prefix: str = "") -> list[Mistake]:
             mistake = Mistake(where, "a known key", "an unknown one")
         elif kind == "missing":
             mistake = Mistake(where, "a value", "nothing")
+        elif kind == "union_tag_invalid":
+            key = item["ctx"]["discriminator"].strip("'")
+            mistake = Mistake(
+                f"{where}.{key}", f"one of {item['ctx']['expected_tags']}", repr(item["ctx"]["tag"])
+            )
         else:
-            text = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            text = item["msg"]
+            for opening in ("Value error, ", "Input should be ", "String should "):
+                text = text.removeprefix(opening)
             mistake = Mistake(where, text, _shown(item["input"]))
         found.append(mistake)
     return found
