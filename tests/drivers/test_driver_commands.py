@@ -142,7 +142,7 @@ def test_registers_get_a_meaning_by_their_profile_alone() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["decode", "nobody", "--hex", "00"], "no driver 'nobody'; there are adsb, "),
+        (["decode", "nobody", "--hex", "00"], "no driver 'nobody'; there are "),
         (["show", "nobody"], "no driver 'nobody'"),
         (["show", "modbus:nobody"], "no driver 'modbus:nobody'; there are .*modbus:ecowitt-ws90"),
         (["show", "plantower:x"], "no driver 'plantower:x'"),

@@ -21,6 +21,7 @@ from rich.table import Table
 from trisense.core.cli import cannot
 from trisense.core.errors import ConfigError, MissingExtra
 from trisense.core.model import Stream
+from trisense.drivers.kit.commands import score
 from trisense.drivers.registry import known, load
 from trisense.drivers.sdk import Codec, Driver, Frame, GivenCodec, Observed, Part
 
@@ -29,8 +30,11 @@ __all__ = ["app"]
 MODBUS = "modbus"
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="List drivers, show one, decode captured bytes."
+    no_args_is_help=True,
+    add_completion=False,
+    help="List drivers, show one, decode captured bytes, test one.",
 )
+app.command("test")(score)
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,8 @@ class HttpCamera(PolledDriver[Config]):
         self._client = httpx.AsyncClient(
             verify=self._tls(),
             timeout=self.config.timeout_s,
-            limits=httpx.Limits(max_connections=1),
+            # One request a connection: what a camera says twice is never the answer to the next request.
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=0),
             # An answer that is packed could unpack to any size; a JPEG gains nothing from it.
             headers={"Accept-Encoding": "identity", "Accept": "image/jpeg"},
             trust_env=False,

@@ -1,0 +1,1 @@
+"""The integrator's kit: start a driver, test it against the conformance matrix, record a line."""

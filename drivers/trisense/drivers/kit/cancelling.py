@@ -1,0 +1,134 @@
+"""Cancelling a driver at each of its awaits in turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Generator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Final
+
+from trisense.core.errors import DeviceError
+from trisense.drivers.kit.player import Device
+from trisense.drivers.kit.subject import Setup, Subject
+from trisense.drivers.kit.trial import PAUSE_S, RECOVERY_S, Broken, close, trial_of
+from trisense.drivers.lines import Lines
+from trisense.drivers.sdk import Driver, PolledDriver, StreamingDriver
+
+__all__ = ["cancel_everywhere"]
+
+MOST_AWAITS: Final = 64
+SETTLE_TURNS: Final = 20
+"""Turns of the loop in which what a closed driver began may end."""
+
+
+class CancelAt:
+    """Awaits something, and cancels the task at its ``number``-th await, as a shutdown would."""
+
+    def __init__(self, inner: Awaitable[None], number: int) -> None:
+        self._inner = inner
+        self._number = number
+        self.struck = False
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        task = asyncio.current_task()
+        steps = self._inner.__await__()
+        assert task is not None  # noqa: S101  # it is awaited by a task
+        seen = 0
+        sent: BaseException | None = None
+        while True:
+            try:
+                waits_for = steps.throw(sent) if sent is not None else next(steps)
+            except StopIteration:
+                return
+            sent = None
+            seen += 1
+            if seen == self._number:
+                self.struck = True
+                task.cancel()
+            try:
+                yield waits_for
+            except BaseException as error:  # noqa: BLE001  # handed on to the driver, whatever it is
+                sent = error
+
+
+async def _first_row(driver: Driver[Any], *, patient: bool) -> None:
+    """Connect and read until a row comes."""
+    await driver.connect(Lines())
+    if isinstance(driver, StreamingDriver):
+        async with aclosing(driver.observe()) as rows:  # type: ignore[type-var]  # always an async generator
+            await anext(rows)
+        return
+    assert isinstance(driver, PolledDriver)  # noqa: S101  # there are two shapes
+    while True:
+        try:
+            await driver.read()
+        except DeviceError:
+            if not patient:
+                raise
+            await asyncio.sleep(PAUSE_S)
+        else:
+            return
+
+
+async def _speaking(device: Device) -> None:
+    while True:
+        if device.player.speaks:
+            await device.speak()
+        await asyncio.sleep(PAUSE_S)
+
+
+async def cancel_everywhere(subject: Subject, setup: Setup, folder: Path) -> str:
+    """Cancel at await 1, 2, 3, ... of connecting and reading, until one run gets through.
+
+    Raises:
+        Broken: a cancel was swallowed, close() failed, a task stayed, or the next driver cannot read.
+    """
+    async with trial_of(subject, setup, folder, run=False) as trial, asyncio.TaskGroup() as group:
+        speaking = group.create_task(_speaking(trial.device), name="kit: speaking")
+        mine = asyncio.all_tasks()
+        for number in range(1, MOST_AWAITS + 1):
+            if not await _cancelled(trial.driver(), number):
+                break
+            await _settled(mine, number)
+            trial.device.forget()
+        driver = trial.driver()
+        try:
+            async with asyncio.timeout(2 * RECOVERY_S):
+                await _first_row(driver, patient=True)
+        except (DeviceError, TimeoutError) as error:
+            raise Broken(f"after {number} cancelled runs the device cannot be read: {error!r}") from error
+        finally:
+            await close(driver)
+            speaking.cancel()
+    return f"{number - 1} awaits"
+
+
+async def _cancelled(driver: Driver[Any], number: int) -> bool:
+    """Whether there was an await of that number."""
+    wrapped = CancelAt(_first_row(driver, patient=False), number)
+
+    async def run() -> None:
+        await wrapped
+
+    task = asyncio.create_task(run())
+    done, _ = await asyncio.wait([task], timeout=2 * RECOVERY_S)
+    if not done:
+        task.cancel()
+        raise Broken(f"cancelled at await {number}, it goes on")
+    error = None if task.cancelled() else task.exception()
+    await close(driver)
+    if error is not None and not isinstance(error, DeviceError):
+        raise Broken(f"cancelled at await {number}: {type(error).__name__} {error}") from error
+    if wrapped.struck and not task.cancelled() and error is None:
+        raise Broken(f"a cancel at await {number} is swallowed")
+    return wrapped.struck
+
+
+async def _settled(mine: set[asyncio.Task[Any]], number: int) -> None:
+    for _ in range(SETTLE_TURNS):
+        left = [task for task in asyncio.all_tasks() - mine if not task.get_name().startswith("kit:")]
+        if not left:
+            return
+        await asyncio.sleep(PAUSE_S)
+    raise Broken(f"cancelled at await {number}, it leaves a task: {left[0].get_coro()}")

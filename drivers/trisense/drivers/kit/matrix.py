@@ -1,0 +1,89 @@
+"""Running the conformance matrix: a score card for each driver."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from trisense.drivers.kit.cells import RUNS
+from trisense.drivers.kit.contract import CELLS, CellName
+from trisense.drivers.kit.subject import Subject
+from trisense.drivers.kit.trial import Broken
+
+__all__ = ["Card", "Verdict", "judge", "judge_all"]
+
+AT_ONCE: Final = 8
+"""Drivers tested at a time: they mostly wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one test found."""
+
+    cell: CellName
+    verdict: Literal["pass", "fail", "n/a"]
+    detail: str
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "cell": self.cell,
+            "verdict": self.verdict,
+            "detail": self.detail,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A driver's score card."""
+
+    driver: str
+    note: str
+    verdicts: Sequence[Verdict]
+
+    @property
+    def passed(self) -> bool:
+        return not any(verdict.verdict == "fail" for verdict in self.verdicts)
+
+    def count(self, verdict: str) -> int:
+        return sum(one.verdict == verdict for one in self.verdicts)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "driver": self.driver,
+            "passed": self.passed,
+            "note": self.note,
+            "cells": [verdict.as_json() for verdict in self.verdicts],
+        }
+
+
+async def judge(subject: Subject, cells: Sequence[CellName] = tuple(CELLS)) -> Card:
+    """Run the matrix against one driver."""
+    with tempfile.TemporaryDirectory(prefix="trisense-kit-") as folder:
+        verdicts = [await _judge(subject, cell, Path(folder)) for cell in cells]
+    return Card(subject.name, subject.note, verdicts)
+
+
+async def _judge(subject: Subject, cell: CellName, folder: Path) -> Verdict:
+    reason = subject.not_applicable.get(cell)
+    if reason is not None:
+        return Verdict(cell, "n/a", reason)
+    began = time.monotonic()
+    try:
+        detail = await RUNS[cell](subject, folder)
+    except Broken as broken:
+        return Verdict(cell, "fail", str(broken), time.monotonic() - began)
+    return Verdict(cell, "pass", detail, time.monotonic() - began)
+
+
+def judge_all(subjects: Sequence[Subject], cells: Sequence[CellName] = tuple(CELLS)) -> list[Card]:
+    """Run the matrix against several drivers side by side, each in a loop of its own."""
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        return list(pool.map(lambda subject: asyncio.run(judge(subject, cells)), subjects))
