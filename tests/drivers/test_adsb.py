@@ -326,6 +326,28 @@ def test_lines_that_are_no_basestation_lines_are_refused(line: str, why: str) ->
     assert why in SBS.damaged(line.encode())[0]
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "SEL,,496,2286,4CA4E5,27215,2010/02/19,18:06:07.710,2010/02/19,18:06:07.710,RYR1427",
+            {"callsign": "RYR1427"},
+        ),
+        (
+            "ID,,496,7162,405637,27928,2010/02/19,18:06:07.115,2010/02/19,18:06:07.115,EZY691A",
+            {"callsign": "EZY691A"},
+        ),
+        ("STA,,5,179,400AE7,10103,2008/11/28,14:58:51.153,2008/11/28,14:58:51.153,RM", {"status": "RM"}),
+        ("AIR,,496,5906,400F01,27931,2010/02/19,18:06:07.128,2010/02/19,18:06:07.128", {"icao": "400F01"}),
+        ("CLK,,496,-1,,-1,2010/02/19,18:18:19.036,2010/02/19,18:18:19.036", {"icao": None}),
+    ],
+)
+def test_the_shorter_lines_are_understood(line: str, expected: dict[str, Any]) -> None:
+    (frame,) = SBS.frames(line.encode())
+    assert {name: frame[name] for name in expected} == expected
+    assert {"callsign", "status"} & frame.keys() == expected.keys() - {"icao"}
+
+
 def test_flags_are_true_also_where_they_are_minus_one() -> None:
     (frame,) = SBS.frames(b"MSG,5,,,4D2023,,,,,,,1000,,,,,,,-1,0,,1")
     assert [frame[name] for name in ("alert", "emergency", "spi", "on_ground")] == [True, False, None, True]

@@ -74,7 +74,8 @@ def test_every_sgtin_keeps_its_digits(
     [
         (number((0x30, 8), (1, 3), (7, 3)), "partition 7"),
         (number((0x30, 8), (1, 3), (6, 3), (2**20 - 1, 20)), "more than 6 digits"),
-        (number((0x30, 8), (1, 3), (0, 3), (0, 40), (15, 4)), "more than 1 digits"),
+        (number((0x30, 8), (1, 3), (6, 3), (10**6, 20)), "more than 6 digits"),
+        (number((0x30, 8), (1, 3), (0, 3), (0, 40), (10, 4)), "more than 1 digits"),
         (number((0x31, 8), (1, 3), (5, 3), (1, 24), (1, 34), (1, 24)), "reserved bits"),
         (bytes([0x30]) + bytes(15), "128 bits are no SGTIN-96"),
         (bytes([0x36]) + bytes(25), "partition 0|7-bit"),

@@ -193,6 +193,29 @@ def test_a_report_that_breaks_the_standard_gives_nothing(body: bytes) -> None:
     assert LLRP.damaged(message(61, 1, body))
 
 
+@pytest.mark.parametrize("antennas", [1, 2])
+def test_a_rospec_is_read_as_it_was_written(antennas: int) -> None:
+    settings_of = [
+        {"AntennaID": i + 1, "ModeIndex": 2, "Session": 1, "TagPopulation": 32} for i in range(antennas)
+    ]
+    asked = {
+        "ROSpecID": 5,
+        "start_trigger": 1,
+        "stop_trigger": 1,
+        "stop_duration_ms": 3000,
+        "AntennaIDs": [1, 2],
+        "antenna_configurations": settings_of,
+        "ROReportTrigger": 2,
+        "N": 1,
+        "selector_bits": 0x1F80,
+        "EnableCRC": 1,
+    }
+    (frame,) = LLRP.frames(LLRP.encode({"type": 20, "id": 3, **asked}) or b"")
+    read = [{name: each[name] for name in settings_of[0]} for each in frame["antenna_configurations"]]
+    assert {**{name: frame[name] for name in asked}, "antenna_configurations": read} == asked
+    assert ("AntennaConfiguration" in frame) == (antennas == 1)
+
+
 def test_nesting_without_end_is_refused() -> None:
     nested = b""
     for _ in range(40):
