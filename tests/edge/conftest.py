@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from trisense.core.model import BatchClass, ClockState, Field, FieldType, Layer, Sample, Stream
 from trisense.edge.spool import Cut, Spool, SpoolOptions
 
@@ -38,6 +39,13 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         self.wall_ns += int(seconds * 1e9)
         self.since_boot_ns += int(seconds * 1e9)
+
+
+@pytest.fixture(autouse=True)
+def _own_logs() -> Iterator[None]:
+    """A command run inside a test sets up logs for a stderr that is gone after it."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
