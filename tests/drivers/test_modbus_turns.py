@@ -72,6 +72,17 @@ async def test_whoever_is_cancelled_at_the_moment_it_is_called_passes_it_on() ->
     assert bus.order[-1] == "last"
 
 
+async def test_when_all_are_cancelled_at_once_the_bus_is_free_again() -> None:
+    bus = Bus()
+    tasks = await bus.queue(("first", 1, 1.0), ("second", 2, 2.0), ("third", 3, 3.0))
+    for task in tasks:
+        task.cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+    async with asyncio.timeout(5), bus.turns.turn(4, due_s=1.0):
+        pass
+
+
 async def test_a_slow_unit_that_always_is_the_most_urgent_gets_a_bounded_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

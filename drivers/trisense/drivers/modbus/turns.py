@@ -65,11 +65,13 @@ class Turns:
             raise
 
     def _pass_on(self, now_s: float) -> None:
-        if not self._waiting:
+        # Whoever was cancelled at this very moment is still in the list.
+        ready = [entry for entry in self._waiting if not entry.called.done()]
+        if not ready:
             self._taken = False
             return
         entry = min(
-            self._waiting,
+            ready,
             key=lambda one: (max(now_s, self._yields_until_s.get(one.unit, 0.0)), one.due_s),
         )
         self._waiting.remove(entry)
