@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from trisense.core.errors import WireError
 from trisense.core.wire import tables
-from trisense.core.wire.bits import BitReader
+from trisense.core.wire.bits import BitReader, natural
 
 Vector: TypeAlias = NDArray[np.int64]
 ENOUGH: Final = 1.25
@@ -46,6 +46,31 @@ class WindowReader(BitReader):
         self.position = start + width
         return self._window[start] >> (tables.CODE_BITS - width)
 
+    def natural(self) -> int:
+        start = self.position
+        if start + tables.CODE_BITS < self.end:
+            lengths, values = _short_naturals()
+            window = self._window[start]
+            if lengths[window]:
+                self.position = start + lengths[window]
+                return values[window]
+        return super().natural()
+
+
+@lru_cache(maxsize=1)
+def _short_naturals() -> tuple[bytes, memoryview]:
+    """For each window that a short natural begins: its length, else 0; and the number."""
+    lengths = np.zeros(1 << tables.CODE_BITS, np.uint8)
+    values = np.zeros(1 << tables.CODE_BITS, np.uint16)
+    number = 0
+    while len(code := natural(number)) <= tables.CODE_BITS:
+        free = tables.CODE_BITS - len(code)
+        start = int(code, 2) << free
+        lengths[start : start + (1 << free)] = len(code)
+        values[start : start + (1 << free)] = number
+        number += 1
+    return lengths.tobytes(), values.data
+
 
 def reader(data: bytes) -> WindowReader:
     return WindowReader(data)
@@ -75,7 +100,7 @@ def symbols(reader: BitReader, count: int, table: int) -> Vector:
     if end > left:
         raise WireError("truncated", "a code word runs past the end")
     reader.position = start + end
-    return values[windows[begins]].astype(np.int64)
+    return values.take(windows.take(begins)).astype(np.int64)
 
 
 def _begins(
@@ -86,7 +111,7 @@ def _begins(
     The length of a word is looked up for every bit at once; only the walk from word to word is a loop.
     """
     for size in (likely, count * tables.CODE_BITS):
-        sizes = lengths[windows[:size]].tobytes()
+        sizes = lengths.take(windows[:size]).tobytes()
         marks = bytearray(len(sizes))
         at = 0
         try:
