@@ -141,9 +141,9 @@ class FramedCodec:
 
 
 async def read_frames(
-    line: Line, decoder: Decoder, *, device: str, timeout_s: float
+    line: Line, decoder: Decoder, *, device: str, timeout_s: float, first: bytes = b""
 ) -> AsyncGenerator[Frame | Damage]:
-    """Read a line for ever and give its frames and damage.
+    """Read a line for ever and give its frames and damage; ``first`` is what was read from it already.
 
     Raises:
         DeviceTimeout: no good frame for ``timeout_s``; noise alone does not keep a device alive.
@@ -151,16 +151,17 @@ async def read_frames(
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
+    data = first
     while True:
+        for piece in decoder.feed(data):
+            if not isinstance(piece, Damage):
+                deadline = loop.time() + timeout_s
+            yield piece
         try:
             async with asyncio.timeout_at(deadline):
                 data = await line.read()
         except TimeoutError as error:
             raise DeviceTimeout(device, "no good frame", timeout_s=timeout_s) from error
-        for piece in decoder.feed(data):
-            if not isinstance(piece, Damage):
-                deadline = loop.time() + timeout_s
-            yield piece
 
 
 class FramedConfig(DeviceConfig):

@@ -26,6 +26,7 @@ KINDS: Final = {
     "winsen": "trisense.sims.winsen:Winsen",
     "a02yyuw": "trisense.sims.a02yyuw:A02yyuw",
     "rg15": "trisense.sims.rg15:Rg15",
+    "davis": "trisense.sims.davis:Vantage",
     "nova": "trisense.sims.nova:Nova",
     "ld2450": "trisense.sims.ld2450:Ld2450",
     "ws90": "trisense.sims.modbus:Ws90",
