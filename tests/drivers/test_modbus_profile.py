@@ -55,6 +55,10 @@ def value(registers: list[int], **field: Any) -> object:
         ([0x4366, 0x3333], {"type": "f32", "resolution": 0.5}, 230.0),
         ([0x4366, 0x3333], {"type": "f32", "scale": 10}, 2302.0),
         ([0x406C, 0xC666, 0x6666, 0x6666], {"type": "f64"}, 230.2),
+        ([0xFE02], {"type": "s8"}, -2),
+        ([0xFE02], {"type": "u8", "byte": 1}, 2),
+        ([0x1404, 0x6700], {"type": "u16", "byte": 1}, 1127),
+        ([0x00FF, 0xFFFF, 0xFE00], {"type": "s32", "byte": 1}, -2),
         ([0x7FFF], {"type": "s16", "sentinel": 0x7FFF}, None),
         ([0xD8F1], {"type": "s16", "sentinel": -9999}, None),
         ([0x8000], {"type": "s16", "sentinel": [0x7FFF, 0x8000]}, None),
@@ -87,6 +91,11 @@ def test_whole_numbers_stay_integers_and_the_vocabulary_decides_its_own_names() 
     counter, humidity = made.stream("probe", site="", options={}).fields
     assert (counter.type, counter.resolution) == (FieldType.INT, 1.0)
     assert (humidity.type, humidity.unit) == (FieldType.FLOAT, "%")
+
+
+def test_a_value_that_begins_inside_a_register_is_never_torn() -> None:
+    made = profile({"type": "u16", "byte": 1}, {"type": "u8", "address": 2}, max_registers=2)
+    assert [(r.address, r.count) for r in made.requests({})] == [(0, 2), (2, 1)]
 
 
 def test_a_block_is_split_at_what_the_device_allows_and_never_inside_a_field() -> None:

@@ -41,14 +41,19 @@ __all__ = [
 
 FOLDER: Final = Path(__file__).with_name("profiles")
 
-RegisterType = Literal["u16", "s16", "u32", "s32", "u64", "s64", "f32", "f64", "bits"]
+RegisterType = Literal["u8", "s8", "u16", "s16", "u32", "s32", "u64", "s64", "f32", "f64", "bits"]
 WordOrder = Literal["ABCD", "CDAB", "BADC", "DCBA"]
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Address = Annotated[int, Field(ge=0, le=0xFFFF)]
 Word = Annotated[int, Field(ge=0, le=0xFFFF)]
 
-WIDTH: Final = {"u16": 1, "s16": 1, "bits": 1, "u32": 2, "s32": 2, "f32": 2, "u64": 4, "s64": 4, "f64": 4}
-"""Registers that each type takes."""
+SIZE_BYTES: Final = (
+    dict.fromkeys(("u8", "s8"), 1)
+    | dict.fromkeys(("u16", "s16", "bits"), 2)
+    | dict.fromkeys(("u32", "s32", "f32"), 4)
+    | dict.fromkeys(("u64", "s64", "f64"), 8)
+)
+"""Bytes that each type takes."""
 
 
 def _fewest(_: int, count: int) -> int:
@@ -119,6 +124,8 @@ class FieldTable(ConfigModel):
     type: RegisterType
     word_order: WordOrder = "ABCD"
     """How the bytes of 0x0A0B0C0D lie in the registers; ``ABCD`` is high word first."""
+    byte: Literal[0, 1] = 0
+    """Byte of its first register in which it begins, for devices that pack bytes: 0 high, 1 low."""
     scale: Annotated[Decimal, Field(allow_inf_nan=False)] = Decimal(1)
     offset: Annotated[Decimal, Field(allow_inf_nan=False)] = Decimal(0)
     sentinel: Annotated[tuple[int, ...], BeforeValidator(_listed)] = ()
@@ -132,8 +139,8 @@ class FieldTable(ConfigModel):
 
     @property
     def width(self) -> int:
-        """Registers that it takes."""
-        return WIDTH[self.type]
+        """Registers that it takes, some perhaps in part."""
+        return (self.byte + SIZE_BYTES[self.type] + 1) // 2
 
     @property
     def end(self) -> int:
@@ -157,6 +164,8 @@ class FieldTable(ConfigModel):
             raise ValueError("no scale nor offset for bits")
         if self.width == 1 and self.word_order in ("CDAB", "DCBA"):
             raise ValueError("word_order ABCD or BADC for one register")
+        if self.byte and self.word_order != "ABCD":
+            raise ValueError("word_order ABCD for a value that begins inside a register")
         if self.valid is not None and not self.valid[0] <= self.valid[1]:
             raise ValueError("valid = [lowest, highest]")
         return self
@@ -185,7 +194,7 @@ class FieldTable(ConfigModel):
 
     def value(self, registers: Sequence[int]) -> Value:
         """What the registers of this field say: a number, or None for a sentinel, NaN or infinity."""
-        data = _in_order(registers, self.word_order)
+        data = _in_order(registers, self.word_order)[self.byte :][: SIZE_BYTES[self.type]]
         if self.type in ("f32", "f64"):
             return self._float_value(data)
         raw = int.from_bytes(data, "big", signed=self.type.startswith("s"))
