@@ -280,6 +280,18 @@ def test_a_commit_that_failed_is_repeated_whole(
     assert (duck.count(box.name).rows, duck.count(box.name).twice) == (3, 0)
 
 
+def test_a_crash_between_a_column_and_its_quality_column_is_mended(
+    intake: Intake, duck: DuckStore, box: Any, weather: Stream, t0_ns: int
+) -> None:
+    duck.connection.execute(
+        "CREATE TABLE data.weather (site VARCHAR, box VARCHAR, device VARCHAR, layer VARCHAR,"
+        " time TIMESTAMP_NS, n BIGINT, air_temperature DOUBLE)"
+    )
+    sample = Sample(weather, t0_ns, (900.0, 1.0, 1, ""), 0, ((0, 4),))
+    deliver(intake, box.send(box.cut([sample])))
+    assert duck.range(MAST, ["air_temperature"], ALWAYS, 9).rows == [(t0_ns, 0, 900.0, 4)]
+
+
 def test_a_file_that_another_process_has_open_is_unavailable(duck: DuckStore, tmp_path: Path) -> None:
     program = (
         "import sys, duckdb\n"

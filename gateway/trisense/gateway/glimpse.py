@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from trisense.core.model import BatchClass, Counters, Quality, Stream, Value
 from trisense.core.wire import Block, Bundle, Column
 from trisense.gateway.live import LiveState
 from trisense.gateway.stores.columns import Picture, Portion, pictures
+
+if TYPE_CHECKING:
+    from trisense.core.wire.bundle import Integers
 
 __all__ = ["AlarmSeen", "Glimpse", "look", "show"]
 
@@ -84,11 +87,11 @@ def show(live: LiveState, glimpse: Glimpse) -> None:
 
 
 def _reading(block: Block) -> Reading:
-    times = np.asarray(block.times_ns)
+    times = block.times_ns
     last = len(times) - 1
-    if last and times[last] != times.max():
+    if last and times[last] != np.max(times):
         # Batches of a backlog may lie in any order; the last of the newest rows counts.
-        last = int(np.flatnonzero(times == times.max())[-1])
+        last = int(np.flatnonzero(times == np.max(times))[-1])
     reading = Reading(block.stream, int(times[last]), {}, {})
     for column in block.columns:
         if last in column.quality:
@@ -99,16 +102,21 @@ def _reading(block: Block) -> Reading:
     return reading
 
 
-def _newest(column: Column, times: np.ndarray, last: int) -> tuple[Value, int, int] | None:
+def _newest(column: Column, times: Integers, last: int) -> tuple[Value, int, int] | None:
+    if not column.quality and not len(column.nulls):
+        return _plain(column.values[last]), int(times[last]), int(Quality.GOOD)
     nulls = column.nulls if len(column.nulls) <= LOOK_BACK else set(column.nulls)
     for row in range(last, max(-1, last - LOOK_BACK), -1):
         quality = column.quality.get(row, int(Quality.GOOD))
         if row in nulls or quality in (Quality.FAIL, Quality.MISSING):
             continue
-        value = column.values[row]
-        plain: Value = value.item() if isinstance(value, np.generic) else value
-        return plain, int(times[row]), quality
+        return _plain(column.values[row]), int(times[row]), quality
     return None
+
+
+def _plain(value: Value | np.generic) -> Value:
+    plain: Value = value.item() if isinstance(value, np.generic) else value
+    return plain
 
 
 def _alarms(bundle: Bundle, block: Block, heads: frozenset[int]) -> list[AlarmSeen]:

@@ -28,7 +28,7 @@ BOUND_MESSAGES: Final = 20_000
 SHARE_BYTES: Final = {Lane.LIVE: 1024 * KIB, Lane.BACKLOG: 256 * KIB, Lane.MEDIA: 2048 * KIB}
 """Most of one lane in a group, at least one message: backlog and media always move, and a group stays
 short enough (about a quarter of a second) for the alarm that comes behind it."""
-LINGER_S: Final = 0.1
+LINGER_S: Final = 0.2
 """How long live data waits for company: with many boxes one commit serves them all. An alarm ends it."""
 
 

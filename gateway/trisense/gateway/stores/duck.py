@@ -81,6 +81,8 @@ class DuckStore(DuckReads):
         self._config = config
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._opening = Lock()
+        self._shapes: dict[str, set[str]] = {}
+        """Measurement -> its columns, as far as this connection has asked."""
         self._in_doubt = False
         """The last commit did not say how it ended."""
         self.ledger = DuckLedger(self)
@@ -115,6 +117,7 @@ class DuckStore(DuckReads):
             for statement in HOUSE:
                 self._connection.execute(statement)
             self._connection.execute("SET enable_external_access = false")
+            self._shapes.clear()
             self.ledger.load()
 
     def close(self) -> None:
@@ -217,47 +220,46 @@ class DuckStore(DuckReads):
             self._unregister("arriving")
 
     def _make_room_for(self, table: columns.Table) -> None:
-        """Create the table or its missing columns; kept even when the rows then fail, which harms nobody."""
+        """Create the table and its missing columns; kept even when the rows then fail, which harms nobody."""
         name = f"data.{quoted(table.measurement)}"
-        have = set(self.columns_of(self.connection, table.measurement))
-        if not have:
+        have = self._shapes.get(table.measurement)
+        if have is None:
             self.connection.execute(
-                f"CREATE TABLE {name} (site VARCHAR NOT NULL, box VARCHAR NOT NULL, device VARCHAR NOT NULL,"
-                " layer VARCHAR NOT NULL, time TIMESTAMP_NS NOT NULL, n BIGINT NOT NULL)"
+                f"CREATE TABLE IF NOT EXISTS {name} (site VARCHAR NOT NULL, box VARCHAR NOT NULL,"
+                " device VARCHAR NOT NULL, layer VARCHAR NOT NULL, time TIMESTAMP_NS NOT NULL,"
+                " n BIGINT NOT NULL)"
             )
+            have = set(self.columns_of(self.connection, table.measurement))
+            self._shapes[table.measurement] = have
         for field, filled in table.columns.items():
-            if field not in have:
-                self.connection.execute(
-                    f"ALTER TABLE {name} ADD COLUMN {quoted(field)} {SQL_TYPE[filled.type]}"
-                )
-                self.connection.execute(f"ALTER TABLE {name} ADD COLUMN {quoted(field + '_q')} TINYINT")
+            # Each by itself: a crash may have come between the two.
+            for column, kind in ((field, SQL_TYPE[filled.type]), (f"{field}_q", "TINYINT")):
+                if column not in have:
+                    self.connection.execute(f"ALTER TABLE {name} ADD COLUMN {quoted(column)} {kind}")
+                    have.add(column)
 
     def _write_table(self, table: columns.Table) -> None:
-        arrays: dict[str, Any] = {"series": table.of_series, "time": table.times_ns, "n": table.ordinals}
+        arrays: dict[str, Any] = {
+            part: np.array([getattr(s, part) for s in table.series], object)[table.of_series]
+            for part in ("site", "box", "device", "layer")
+        }
+        arrays |= {"time": table.times_ns, "n": table.ordinals}
         targets = ["site", "box", "device", "layer", "time", "n"]
-        chosen = ["s.site", "s.box", "s.device", "s.layer", "make_timestamp_ns(a.time)", "a.n"]
+        chosen = ["site", "box", "device", "layer", "make_timestamp_ns(time)", "n"]
         for i, (field, filled) in enumerate(table.columns.items()):
             text = filled.type is FieldType.STR
             arrays[f"v{i}"] = filled.values if text else np.ma.MaskedArray(filled.values, filled.null)
             targets += [quoted(field)]
-            chosen += [f"a.v{i}"]
+            chosen += [f"v{i}"]
             if filled.quality.any():
                 arrays[f"q{i}"] = np.ma.MaskedArray(filled.quality, filled.quality == 0)
-                targets += [quoted(field + "_q")]
-                chosen += [f"a.q{i}"]
-        series = {"id": np.arange(len(table.series), dtype=np.int32)} | {
-            part: np.array([getattr(s, part) for s in table.series], object)
-            for part in ("site", "box", "device", "layer")
-        }
-        self.connection.register("series", series)
-        try:
-            self.insert(
-                f"data.{quoted(table.measurement)} ({', '.join(targets)})",
-                arrays,
-                select=f"SELECT {', '.join(chosen)} FROM arriving a JOIN series s ON s.id = a.series",
-            )
-        finally:
-            self._unregister("series")
+                targets += [quoted(f"{field}_q")]
+                chosen += [f"q{i}"]
+        self.insert(
+            f"data.{quoted(table.measurement)} ({', '.join(targets)})",
+            arrays,
+            select=f"SELECT {', '.join(chosen)} FROM arriving",
+        )
 
     def _unregister(self, name: str) -> None:
         # In a transaction that failed it is forgotten with the rest.
