@@ -22,6 +22,7 @@ from trisense.core.cli import cannot
 from trisense.core.errors import ConfigError, MissingExtra
 from trisense.core.model import Stream
 from trisense.drivers.kit.commands import score
+from trisense.drivers.kit.record import record
 from trisense.drivers.registry import known, load
 from trisense.drivers.sdk import Codec, Driver, Frame, GivenCodec, Observed, Part
 
@@ -32,9 +33,10 @@ MODBUS = "modbus"
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="List drivers, show one, decode captured bytes, test one.",
+    help="List, show, test, start a driver; decode captured bytes, record a line.",
 )
 app.command("test")(score)
+app.command()(record)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Lines: byte streams to devices, by URL, and the buses that share one.
 
 ``serial:///dev/serial/by-id/...?baud=9600&format=8N1`` · ``tcp://host:port`` · ``udp://:port`` ·
-``replay:///captured.bin``
+``replay:///captured.jsonl?speed=10``
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ __all__ = [
 
 READ_BYTES = 65_536
 FORMAT = re.compile(r"[5-8][NEO][12]")
+SPEED = re.compile(r"\d{1,6}(\.\d{1,3})?")
 
 
 class Line(Protocol):
@@ -220,8 +221,13 @@ def _check_udp(parts: SplitResult) -> None:
 
 
 def _check_replay(parts: SplitResult) -> None:
-    if parts.netloc or parts.query or not parts.path.startswith("/"):
+    if parts.netloc or not parts.path.startswith("/"):
         raise ValueError("replay:///path/of/captured.bin with three slashes")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if set(options) - {"speed"}:
+        raise ValueError("option speed and no other")
+    if not SPEED.fullmatch(options.get("speed", "1")) or float(options.get("speed", "1")) == 0:
+        raise ValueError("a speed such as 1, 10 or 0.5")
 
 
 def _check_serial(parts: SplitResult) -> None:
@@ -262,7 +268,7 @@ async def open_line(url: str, *, timeout_s: float = 5.0) -> Line:
             if parts.scheme == "udp":
                 return await _open_udp(url, parts)
             if parts.scheme == "replay":
-                return ReplayLine(url, await asyncio.to_thread(Path(parts.path).read_bytes))
+                return _replayed(url, parts, await asyncio.to_thread(Path(parts.path).read_bytes))
             return await _open_serial(url, parts)
     except TimeoutError as error:
         raise LineError(url, f"no answer within {timeout_s:g} s") from error
@@ -276,6 +282,21 @@ async def _open_udp(url: str, parts: SplitResult) -> Line:
         lambda: DatagramLine(url), local_addr=address
     )
     return line
+
+
+def _replayed(url: str, parts: SplitResult, data: bytes) -> Line:
+    """A recording with its times, or plain bytes at once."""
+    from trisense.drivers.recording import RecordedLine, is_recording, parse  # noqa: PLC0415  # knows lines
+
+    speed = dict(parse_qsl(parts.query)).get("speed")
+    if not is_recording(data):
+        if speed is not None:
+            raise LineError(url, "a speed is for recordings; plain bytes have no times")
+        return ReplayLine(url, data)
+    try:
+        return RecordedLine(url, parse(data), speed=float(speed or 1))
+    except ValueError as error:
+        raise LineError(url, f"no recording: {error}") from error
 
 
 async def _open_serial(url: str, parts: SplitResult) -> Line:

@@ -55,7 +55,7 @@ class Config(DeviceConfig):
     @field_validator("line")
     @classmethod
     def _tcp(cls, line: str) -> str:
-        if not line.startswith("tcp://"):
+        if not line.startswith(("tcp://", "replay://")):
             raise ValueError("tcp://HOST:PORT: LLRP runs over TCP only")
         return line
 

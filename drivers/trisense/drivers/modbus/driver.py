@@ -74,7 +74,7 @@ class Config(DeviceConfig):
 
     def _wrong_framing(self) -> Iterator[str]:
         if self.framing == "tcp":
-            if not self.line.startswith("tcp:"):
+            if not self.line.startswith(("tcp:", "replay:")):
                 yield 'framing "rtu" or "ascii" on a serial line, not "tcp"'
             if self.echo:
                 yield 'no echo with framing "tcp"'
