@@ -199,6 +199,58 @@ async def test_stray_zeros_of_the_bus_turn_around_do_no_harm(
         assert await registers(bus, question()) == [3, 4]
 
 
+async def test_no_byte_has_a_meaning_of_its_own_to_the_line(slave: Slave) -> None:
+    # Line ends, XON, XOFF, end of file: a reader of lines would cut the answer there (A3).
+    special = [0x0A0A, 0x0D0A, 0x1113, 0x0304, 0x1A1B, 0x7FFF, 0x0000, 0xFF0A]
+    slave.script = lambda request: answer(request, *special)
+    async with opened(slave) as bus:
+        assert await registers(bus, question(0, len(special))) == special
+        assert bus.counters(UNIT) == {"answers": 1}
+
+
+async def test_a_check_that_ends_in_zero_is_no_stray_byte(slave: Slave) -> None:
+    value = next(n for n in range(0x1_0000) if answer(bytes([UNIT, 3]), n)[-1] == 0)
+    slave.script = lambda request: answer(request, value) + b"\0"
+    async with opened(slave) as bus:
+        assert await registers(bus, question(0, 1)) == [value]
+        assert await registers(bus, question(0, 1)) == [value]
+        assert bus.counters(UNIT) == {"answers": 2}
+
+
+async def test_an_answer_that_comes_twice_is_taken_once(slave: Slave) -> None:
+    slave.script = lambda request: answer(request, request[3], request[3]) * 2
+    async with opened(slave) as bus:
+        for address in range(20):
+            assert await registers(bus, question(address)) == [address, address]
+
+
+async def test_an_answer_in_single_bytes_is_whole_when_its_length_says_so(slave: Slave) -> None:
+    def drip(request: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+        for index, byte in enumerate(answer(request, 3, 4)):
+            loop.call_later(0.002 * index, slave.say, bytes([byte]))
+        return b""
+
+    slave.script = drip
+    async with opened(slave) as bus:
+        assert await registers(bus, question()) == [3, 4]
+
+
+async def test_each_kind_of_trouble_has_a_counter_of_its_own(slave: Slave) -> None:
+    slave.script = scripted(
+        lambda _: b"",
+        lambda request: answer(request, 9),
+        lambda request: answer(request, 3, 4)[:-1] + b"\xff",
+        lambda request: answer(request, 9),
+        lambda request: rtu_frame(request[0], bytes([request[1] | 0x80, 4])),
+    )
+    async with opened(slave) as bus:
+        for _ in range(3):
+            with contextlib.suppress(DeviceTimeout, FrameError, DeviceRefused):
+                await registers(bus, question(), HASTY)
+        assert bus.counters(UNIT) == {"no_reply": 1, "crc": 1, "exception": 1, "answers": 2}
+
+
 async def test_an_adapter_that_hears_itself_needs_the_echo_setting(slave: Slave) -> None:
     slave.script = lambda request: request + filled(request, 3)
     async with opened(slave, echo=True, warm=False) as bus:

@@ -110,6 +110,15 @@ async def test_a_station_on_a_socket_is_read_as_it_told(street: Street, framing:
     assert len(told) == 14
 
 
+@pytest.mark.parametrize("opening", [{"fail_first": True}, {"boot_text": "relay ready\r\n"}])
+async def test_what_goes_wrong_right_after_opening_costs_no_reading(
+    street: Street, opening: dict[str, Any]
+) -> None:
+    line = await street.pty(Ws90(**street.base("weather", ""), **QUICK, **opening))
+    row = await one(await street.driver("ecowitt-ws90", line, "rtu", timeout_s=1.0))
+    assert dict(row.values) == street.told("weather")[-1]["values"]
+
+
 async def test_two_stations_share_one_line(street: Street) -> None:
     line = await street.pty(ModbusLine(**street.base("bus", ""), **QUICK))
     ws90 = await street.driver("ecowitt-ws90", line, "rtu")
