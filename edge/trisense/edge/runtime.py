@@ -30,6 +30,9 @@ __all__ = ["Box"]
 log = structlog.get_logger(__name__)
 
 TIDY_S: Final = 60.0
+SPREAD: Final = 0.618_033_988_75
+"""The golden ratio: any run of its multiples, modulo 1, lies apart, so that devices that are listed
+together because they share a bus do not all ask for it at once."""
 STOP_DEVICES_S: Final = 1.5
 STOP_COMMIT_S: Final = 1.5
 STOP_LINK_S: Final = 1.5
@@ -90,7 +93,7 @@ class Box:
             keys = [stream.key for stream in streams]
             ordinals = await door.run(lambda spool, keys=keys: {k: spool.ordinals(k) for k in keys})  # type: ignore[misc]
             stamper = Stamper(streams, self._clock, ordinals.__getitem__)
-            phase = polled.index(device) / len(polled) if device in polled else 0.0
+            phase = polled.index(device) * SPREAD % 1 if device in polled else 0.0
             take = partial(_take, stamper, batcher)
             supervisor = Supervisor(device.driver, self._lines, take, phase=phase)
             self.supervisors[device.name] = supervisor
