@@ -190,6 +190,7 @@ COLUMNS: dict[str, tuple[FieldType, list[Value]]] = {
     "all null": (FieldType.FLOAT, [None] * 300),
     "counter": (FieldType.INT, list(range(10**12, 10**12 + 300 * 17, 17))),
     "whole range": (FieldType.INT, [(row * 0x9E37_79B9_7F4A_7C15) % 2**64 - 2**63 for row in range(300)]),
+    "ends of the range": (FieldType.INT, [0, limits.INT_MIN, limits.INT_MAX, limits.INT_MIN]),
     "rare": (FieldType.INT, [2**40 if row % 90 == 0 else 0 for row in range(300)]),
     "flags": (FieldType.INT, [row // 40 % 2 for row in range(300)]),
     "tags": (FieldType.STR, [f"E28011606000{row * row % 13:012X}" for row in range(300)]),

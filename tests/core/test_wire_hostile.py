@@ -24,11 +24,11 @@ from trisense.core.model import (
     Stream,
     check_value,
 )
-from trisense.core.wire import Bundle, Header, arrays, lists, pack, unpack
+from trisense.core.wire import Bundle, Header, arrays, following, lists, pack, unpack
 from trisense.core.wire import bits as b
 from trisense.core.wire.codec import decode
 from trisense.core.wire.frame import open_frame, seal
-from trisense.core.wire.integers import encode, encode_naturals
+from trisense.core.wire.integers import Operations, encode, encode_naturals
 from trisense.core.wire.names import write_name
 
 HEADER = Header("kx-001", "kx", Counters(7, 100, 90, 5000))
@@ -311,6 +311,35 @@ def test_spelled_out_nulls_are_bounded_over_all_columns() -> None:
 
     assert measured(lambda: unpack(payload(10))) < PEAK_BYTES
     assert refused(payload(11)) == "size"
+
+
+@pytest.mark.parametrize("pattern", [0x7FF0 << 48, 0x7FF8 << 48, 0xFFF0 << 48, 0xFFFF << 48])
+@pytest.mark.parametrize("ops", [arrays, lists])
+def test_a_number_that_is_none_never_comes_out(pattern: int, ops: Operations) -> None:
+    k = pattern if pattern < 2**63 else 2**63 - 1 - pattern
+    as_pattern = "00" + "11" + "0" + encode([k] * 20)
+    patch = "1" + b.natural(0) + encode_naturals([3]) + b.fixed(pattern, 64)
+    as_patch = f"000000000{patch}{encode([0] * 20)}"
+    for column in (as_pattern, as_patch):
+        table = encode([0] * 20) + "0" + column
+        payload = crafted(head_bits(1) + b.natural(1) + stream_bits(1) + encode([20]) + table)
+        with pytest.raises(WireError) as caught:
+            decode(payload, ops)
+        assert caught.value.reason == "not_finite"
+
+
+@pytest.mark.parametrize("ops", [arrays, lists])
+def test_a_column_of_too_large_a_span_cannot_be_followed(ops: Operations) -> None:
+    for far, allowed in ((following.FEATURE_MAX - 1, True), (following.FEATURE_MAX, False)):
+        features = following.Features(columns=[(ops.vector([0] * 19 + [far]), ())])
+        form = "1" + "0" + "1" + b.fixed(0, 2) + b.integer(1) + b.fixed(0, following.SHIFT_BITS)
+        reader = ops.reader(b.to_bytes(form + encode([5] * 20)))
+        if allowed:
+            values = following.decode(reader, features, 20, (), ops).values
+            assert ops.listed(values) == [5] * 19 + [5 + far]
+        else:
+            with pytest.raises(WireError):
+                following.decode(reader, features, 20, (), ops)
 
 
 def test_dictionaries_within_dictionaries_end() -> None:
