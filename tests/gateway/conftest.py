@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -233,6 +234,21 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     ours = Broker(tmp_path)
     yield ours
     ours.stop()
+
+
+@pytest.fixture
+def amqtt_port() -> Iterator[int]:
+    """The demo's own broker, which speaks MQTT 3.1.1 only; its port."""
+    pytest.importorskip("amqtt")
+    port = _free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trisense.sims.broker", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _until(lambda: _listens(port), process, "amqtt")
+    yield port
+    _stopped(process)
 
 
 @pytest.fixture(scope="session")

@@ -106,8 +106,10 @@ def worker(tmp_path: Path, broker: Any) -> Iterator[Worker]:
 
 
 @asynccontextmanager
-async def uplink(port: int, box: Any) -> AsyncIterator[Uplink]:
-    async with aiomqtt.Client("127.0.0.1", port, identifier=box.name) as client:
+async def uplink(
+    port: int, box: Any, protocol: aiomqtt.ProtocolVersion = aiomqtt.ProtocolVersion.V5
+) -> AsyncIterator[Uplink]:
+    async with aiomqtt.Client("127.0.0.1", port, identifier=box.name, protocol=protocol) as client:
         await client.subscribe(topics.receipt(box.name), qos=1)
         yield Uplink(client, box)
 
@@ -262,6 +264,20 @@ async def test_an_alarm_amid_a_backlog_is_told_once(
         assert [(a["box"], a["device"], a["kind"], a["values"]) for a in alarms] == [
             (box.name, "box", "tamper", {"door": "open"})
         ]
+
+
+async def test_a_broker_that_speaks_only_3_1_1_will_do(tmp_path: Path, box: Any, amqtt_port: int) -> None:
+    worker = Worker(tmp_path, amqtt_port, 'kind = "duckdb"')
+    worker.start()
+    try:
+        protocols = {e["link"]: e["protocol"] for e in worker.said if e["event"] == "mqtt_connected"}
+        assert protocols == {"fast": "V311", "bulk": "V311"}
+        async with asyncio.timeout(30), uplink(amqtt_port, box, aiomqtt.ProtocolVersion.V311) as up:
+            await up.send(box.weather(1))
+            await up.send(box.weather(1), lane=Lane.BACKLOG)
+            await up.settle([0, 1])
+    finally:
+        worker.kill()
 
 
 async def test_state_says_online_and_the_will_says_offline(worker: Worker, broker: Any) -> None:

@@ -16,7 +16,7 @@ from trisense.core.cli import cannot
 from trisense.core.errors import StoreUnavailable
 from trisense.gateway import accounts
 from trisense.gateway.accounts import Account, Deep, Facts, Waiting
-from trisense.gateway.config import load
+from trisense.gateway.config import DuckDbConfig, load
 from trisense.gateway.stores import make_store
 from trisense.gateway.stores.base import NotSupported
 
@@ -67,7 +67,11 @@ def _ask(url: str, deep: bool) -> tuple[list[Facts], dict[str, Deep]]:
 
 
 def _from_files(config: Path, deep: bool) -> tuple[list[Facts], dict[str, Deep]]:
-    store = make_store(load(config).store)
+    settings = load(config).store
+    kept = settings.path if isinstance(settings, DuckDbConfig) else settings.state_path / "ledger.db"
+    if not kept.is_file():
+        cannot(f"{kept}: no such file; has this gateway ever run?")
+    store = make_store(settings)
     try:
         store.open()
         facts = accounts.facts_of(store.ledger)

@@ -29,6 +29,10 @@ OnMessage = Callable[[str, str, bytes], None]
 """Called with (box, rest of the topic, payload)."""
 
 BACKOFF_S: Final = (0.5, 15.0)
+TIMEOUT_S: Final = 10.0
+FIRST_TIMEOUT_S: Final = 3.0
+"""Of the first tries in version 5 and in 3.1.1: the library takes a broker that hangs up for a slow one. It
+grows with every second try, so that a slow link gets its time."""
 RECEIPTS_WAITING: Final = 50_000
 RECEIPTS_AT_ONCE: Final = 200
 MESSAGES_IN_CLIENT: Final = 1_000
@@ -177,7 +181,7 @@ class Links:
             else None,
             keepalive=self._config.keepalive_s,
             tls_context=self._config.tls_context(),
-            timeout=10,
+            timeout=min(TIMEOUT_S, FIRST_TIMEOUT_S * (1 + self.counts[f"{name}_lost"] // 2)),
             max_queued_incoming_messages=MESSAGES_IN_CLIENT,
             max_concurrent_outgoing_calls=RECEIPTS_AT_ONCE,
         )

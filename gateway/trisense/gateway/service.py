@@ -43,9 +43,9 @@ T = TypeVar("T")
 
 STORE_BACKOFF_S: Final = (0.5, 30.0)
 TEND_EVERY_S: Final = 60.0
-DRAIN_S: Final = 2.5
+DRAIN_S: Final = 2.0
 """Of the 5 s that SIGTERM has: to commit what is queued, and then to send the receipts."""
-LEAVE_S: Final = 1.0
+LEAVE_S: Final = 0.75
 """For each of: saying goodbye to the broker, closing the store."""
 ALARM_AT_ONCE_BYTES: Final = 16 * 1024
 """Larger ones would hold up the event loop; they are told when the writer has judged them."""
