@@ -268,7 +268,7 @@ GOOD: dict[str, Any] = {
         ({"driver": "modbus"}, "with profile_file = PATH"),
         ({"profile_file": "x.toml"}, "with profile_file = PATH"),
         ({"driver": "modbus", "profile_file": "/nowhere/x.toml"}, "no such file"),
-        ({"line": "serial:///dev/ttyUSB0?speed=9600"}, "options baud and format"),
+        ({"line": "serial:///dev/ttyUSB0?speed=9600"}, "options baud, format and rs485"),
         ({"unit": 256}, "unit"),
         ({"unit": 0}, "broadcast"),
         ({"ignore_unit_id": True}, 'ignore_unit_id with framing "tcp" only'),

@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import AfterValidator
 from trisense.core.errors import LineError
+from trisense.drivers import rs485
 
 __all__ = [
     "Bus",
@@ -234,14 +235,15 @@ def _check_serial(parts: SplitResult) -> None:
     if parts.netloc or not parts.path.startswith("/"):
         raise ValueError("serial:///dev/... with three slashes")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    unknown = set(options) - {"baud", "format"}
+    unknown = set(options) - {"baud", "format", *rs485.OPTIONS}
     if unknown:
-        raise ValueError(f"options baud and format, not {', '.join(sorted(unknown))}")
+        raise ValueError(f"options baud, format and rs485, not {', '.join(sorted(unknown))}")
     baud = options.get("baud", "9600")
     if not baud.isdigit() or int(baud) == 0:
         raise ValueError(f"a baud rate in bit/s, not {baud!r}")
     if not FORMAT.fullmatch(options.get("format", "8N1").upper()):
         raise ValueError("a character format such as 8N1, 8E1 or 7E1")
+    rs485.Rs485.of(options)
 
 
 def _line_url(url: str) -> str:
@@ -299,6 +301,13 @@ def _replayed(url: str, parts: SplitResult, data: bytes) -> Line:
         raise LineError(url, f"no recording: {error}") from error
 
 
+def _switch(url: str, file: int, mode: rs485.Rs485) -> None:
+    try:
+        mode.apply(file)
+    except OSError as error:
+        raise LineError(url, f"its driver has no RS-485 mode: {error}") from error
+
+
 async def _open_serial(url: str, parts: SplitResult) -> Line:
     import serialx  # noqa: PLC0415  # a box with network devices only loads no serial library
 
@@ -313,7 +322,10 @@ async def _open_serial(url: str, parts: SplitResult) -> Line:
         exclusive=True,
     )
     line = StreamLine(url, reader, writer)
+    mode = rs485.Rs485.of(options)
     try:
+        if mode is not None:
+            _switch(url, writer.transport.serial.fileno(), mode)
         await line.flush_input()
     except BaseException:  # cancelled here, nobody else could ever close the port
         await line.close()
