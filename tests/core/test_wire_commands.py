@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from trisense.core import limits
 from trisense.core.model import (
     Batch,
     BatchClass,
@@ -81,6 +82,18 @@ def test_measure_reads_a_long_file_stream_by_stream(tmp_path: Path) -> None:
     assert [len(series.samples) for series in read_csv(path)] == [40, 40]
     found = json.loads(wire("measure", path, "--batch", 30, "--json").stdout)
     assert (found["readings"], found["exact"]) == (80, True)
+
+
+def test_streams_too_many_for_one_bundle_go_in_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "long.csv"
+    path.write_text(LONG)
+    whole = measure(path, 40)
+    monkeypatch.setattr(limits, "BUNDLE_ROWS", 50)
+    halves = measure(path, 40)
+    assert (halves.readings, halves.exact) == (whole.readings, True)
+    assert halves.compressed_bytes_per_reading > whole.compressed_bytes_per_reading
 
 
 def test_measure_of_several_files_ends_with_their_mean(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 
 import msgpack
 from trisense.core import limits
-from trisense.core.errors import TrisenseError
+from trisense.core.errors import TrisenseError, WireError
 from trisense.core.model import (
     NAME,
     Batch,
@@ -80,44 +80,76 @@ class Measurement:
 def measure(path: Path, batch_rows: int, progress: Callable[[float], None] = lambda _: None) -> Measurement:
     """Pack a file, ``batch_rows`` rows of each stream a bundle; ``progress`` gets the share done.
 
+    Streams that do not fit one bundle together go in several.
+
     Raises:
         CsvError: the file cannot be read as a table of readings.
-        WireError: so many rows do not fit a bundle.
+        WireError: so many rows of one stream do not fit a bundle.
     """
     series = read_csv(path)
     longest = max(len(one.samples) for one in series)
-    readings = raw = packed = 0
-    pack_s = unpack_s = 0.0
-    exact = True
-    committed = 0
-    for seq, start in enumerate(range(0, longest, batch_rows), 1):
-        samples = tuple(chain.from_iterable(one.samples[start : start + batch_rows] for one in series))
-        batch = Batch(EPOCH, seq, BatchClass.DATA, ClockState(), samples, batch_hash(samples))
-        committed += len(samples)
-        header = Header(BOX, SITE, Counters(EPOCH, seq + 1, seq, committed))
-        before = process_time()
-        payload = pack(header, [batch])
-        between = process_time()
-        bundle = unpack(payload)
-        unpack_s += process_time() - between
-        pack_s += between - before
-        readings += sum(value is not None for sample in samples for value in sample.values)
-        raw += len(_raw(header, batch))
-        packed += len(payload)
-        exact = exact and bundle.counters == header.counters and _same(bundle.batches(), batch)
+    totals = _Totals()
+    for start in range(0, longest, batch_rows):
+        groups = [[one.samples[start : start + batch_rows] for one in series if start < len(one.samples)]]
+        if not start:
+            # The tables of the codec are made once a process: no file pays for them.
+            _Totals().add(groups[0][:1])
+        while groups:
+            group = groups.pop(0)
+            try:
+                totals.add(group)
+            except WireError as error:
+                if error.reason != "size" or len(group) == 1:
+                    raise
+                middle = len(group) // 2
+                groups[:0] = [group[:middle], group[middle:]]
         progress(min((start + batch_rows) / longest, 1.0))
+    readings = totals.readings
     if not readings:
         raise CsvError(f"{path}: no value in any row")
     return Measurement(
         path.name,
         batch_rows,
         readings,
-        round(raw / readings, 4),
-        round(packed / readings, 4),
-        round(readings / max(pack_s, 1e-9)),
-        round(readings / max(unpack_s, 1e-9)),
-        exact,
+        round(totals.raw / readings, 4),
+        round(totals.packed / readings, 4),
+        round(readings / max(totals.pack_s, 1e-9)),
+        round(readings / max(totals.unpack_s, 1e-9)),
+        totals.exact,
     )
+
+
+@dataclass
+class _Totals:
+    """What the bundles of a file come to."""
+
+    readings: int = 0
+    raw: int = 0
+    packed: int = 0
+    pack_s: float = 0.0
+    unpack_s: float = 0.0
+    exact: bool = True
+    batches: int = 0
+    samples: int = 0
+
+    def add(self, group: Sequence[Sequence[Sample]]) -> None:
+        """Send one more bundle there and back."""
+        samples = tuple(chain.from_iterable(group))
+        seq = self.batches + 1
+        batch = Batch(EPOCH, seq, BatchClass.DATA, ClockState(), samples, batch_hash(samples))
+        header = Header(BOX, SITE, Counters(EPOCH, seq + 1, seq, self.samples + len(samples)))
+        before = process_time()
+        payload = pack(header, [batch])
+        between = process_time()
+        bundle = unpack(payload)
+        self.unpack_s += process_time() - between
+        self.pack_s += between - before
+        self.batches = seq
+        self.samples += len(samples)
+        self.readings += sum(value is not None for sample in samples for value in sample.values)
+        self.raw += len(_raw(header, batch))
+        self.packed += len(payload)
+        self.exact = self.exact and bundle.counters == header.counters and _same(bundle.batches(), batch)
 
 
 def _raw(header: Header, batch: Batch) -> bytes:
