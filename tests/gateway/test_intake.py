@@ -142,9 +142,19 @@ def test_every_damaged_byte_of_a_bundle_goes_to_quarantine(
 ) -> None:
     payload = box.bundle(box.weather(2))
     damaged = [payload[:i] + bytes([payload[i] ^ 0x10]) + payload[i + 1 :] for i in range(0, len(payload), 7)]
-    assert deliver(intake, *(Delivery(box.name, Lane.LIVE, d) for d in damaged)) == []
+    for one in damaged:
+        assert deliver(intake, Delivery(box.name, Lane.LIVE, one)) == []
     assert quarantine.count == len(damaged)
     assert duck.ledger.epochs == {}
+
+
+def test_a_babbling_box_fills_neither_the_disk_nor_the_writers_time(
+    intake: Intake, quarantine: Quarantine, box: Any
+) -> None:
+    babble = [Delivery("babbler", Lane.LIVE, b"babble %d" % i) for i in range(500)]
+    assert deliver(intake, *babble, box.send(box.weather(1))) == [EpochReceipt(box.epoch, ((0, 0),))]
+    assert quarantine.count == 20
+    assert intake.counts["bundles_undecodable_dropped"] == 480
 
 
 def test_a_bundle_of_another_box_is_refused_to_the_sender(

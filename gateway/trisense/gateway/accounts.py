@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -150,9 +152,11 @@ def _facts(box: str, epoch: int, facts: EpochFacts) -> Facts:
         if known.outcome is Outcome.REFUSED
     ]
     losses = []
+    seqs = sorted(facts.rows) if facts.losses else []
+    sums = list(accumulate((facts.rows[seq].samples for seq in seqs), initial=0))
     for loss in facts.losses:
         folded = any(first <= loss.last and last >= loss.first for first, last, _ in facts.folded)
-        inside = sum(known.samples for seq, known in facts.rows.items() if loss.first <= seq <= loss.last)
+        inside = sums[bisect_right(seqs, loss.last)] - sums[bisect_left(seqs, loss.first)]
         losses.append((loss.first, loss.last, loss.samples, None if folded else inside, loss.reason))
     return Facts(
         box=box,
@@ -213,16 +217,15 @@ def balance(facts: Facts, spool: Mapping[str, Waiting] | None, *, now_ms: int | 
 
 
 def _count_losses(account: Account, facts: Facts) -> None:
-    seen: Ranges = []
-    for first, last, samples, inside, _ in sorted(facts.losses, key=lambda loss: loss[0]):
-        fresh = _subtract([(first, last)], seen)
-        if not fresh:
-            continue
-        if samples is None or inside is None or fresh != [(first, last)]:
+    told_to = -1
+    for first, last, samples, inside, _ in sorted(facts.losses, key=lambda loss: (loss[0], -loss[1])):
+        if last <= told_to:
+            continue  # said again, as a box does when it drops the batch that said it
+        if samples is None or inside is None or first <= told_to:
             account.lost_unknown = True
         else:
             account.lost += max(0, samples - inside)
-        seen = _union([*seen, (first, last)])
+        told_to = last
 
 
 def _still_held(facts: Facts, gaps: Ranges, now_ms: int | None) -> bool:

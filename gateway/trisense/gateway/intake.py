@@ -36,6 +36,8 @@ CLONE_RETURNS: Final = 4
 """Times that a box comes back to an epoch it had left, with no new one in between, before it counts as two.
 One late bundle from before a restart makes two."""
 EPOCHS_REMEMBERED: Final = 8
+UNDECODABLE_KEPT: Final = 20
+"""Of one group; more are counted and dropped (policy: keep_first)."""
 BOXES_REMEMBERED: Final = 100_000
 
 
@@ -61,6 +63,7 @@ class Group:
     payloads: dict[tuple[int, int], Delivery] = field(default_factory=dict)
     """(epoch, seq) of what is to be written -> what it came in, should the store refuse it."""
     rows: int = 0
+    undecodable: int = 0
 
 
 class Intake:
@@ -73,7 +76,7 @@ class Intake:
         self._returns: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         """``batches_stored``, ``samples_stored``, ``batches_duplicate``, ``batches_refused``, ``forks``,
-        ``clones``, ``bundles_undecodable``, ``readings`` (values that are there, in new batches) and
+        ``clones``, ``bundles_undecodable`` and of these ``_dropped``, ``readings`` (values that are there, in new batches) and
         ``payload_bytes`` (of every bundle but those of the media lane): since the start."""
 
     def judge(self, deliveries: Sequence[Delivery]) -> Group:
@@ -165,6 +168,12 @@ class Intake:
 
     def _undecodable(self, group: Group, delivery: Delivery, error: WireError) -> None:
         self.counts["bundles_undecodable"] += 1
+        group.undecodable += 1
+        if group.undecodable > UNDECODABLE_KEPT:
+            # Nobody waits for a receipt of these, and each costs a write to disk: a babbling box must not
+            # cost its neighbours theirs.
+            self.counts["bundles_undecodable_dropped"] += 1
+            return
         self._refuse_payload(group, delivery, {}, detail=str(error)[:300], reason=error.reason)
 
     def _judge_bundle(self, group: Group, delivery: Delivery, bundle: Bundle) -> None:
