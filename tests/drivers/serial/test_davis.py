@@ -107,7 +107,19 @@ async def test_it_reads_what_the_console_tells(
             assert row.values[name] == pytest.approx(value, abs=0.01), name
 
 
-async def test_packets_are_asked_for_again_when_a_batch_is_over(
+async def test_packets_are_asked_for_again_behind_the_last_one_of_a_batch(
+    tmp_path: Path, sensor: Any, observe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(davis_driver, "BATCH", 2)
+    sim = sensor(Console, packet_s=0.01)
+    async with plugged(sim, tmp_path / "tty"):
+        device = driver(tmp_path / "tty")
+        assert len(await observe(device, 5)) == 5
+    assert sim.batches == 3
+    assert device.damaged_count == 0
+
+
+async def test_a_batch_that_ends_early_is_followed_by_another(
     tmp_path: Path, sensor: Any, observe: Any
 ) -> None:
     sim = sensor(Console, packet_s=0.01, most_packets=2)

@@ -104,66 +104,73 @@ class Vantage(StreamingDriver[VantageConfig]):
     async def observe(self) -> AsyncIterator[Observed]:
         """Packets without an end: the console's batches one behind the other.
 
-        A batch may end early (a packet that was damaged, a console that was restarted): silence begins a
-        new one, and only a batch without any good packet is an error.
+        A batch may end early (a packet was damaged, the console was restarted): after silence it is woken
+        and asked again, and only silence without any good packet before it is an error.
         """
         assert self._line is not None, "connect comes first"  # noqa: S101  # the runtime's own contract
+        kind, _ = PACKETS[self.config.packet]
         while True:
             rest = await self._ask_for_packets(self._line)
             good = 0
-            async with aclosing(self._batch(self._line, rest)) as packets:
+            async with aclosing(self._packets(self._line, rest)) as packets:
                 async for packet in packets:
                     good += 1
-                    if packet["native"]["packet_type"] == PACKETS[self.config.packet][0]:
+                    if packet["native"]["packet_type"] == kind:
                         yield Observed(MEASUREMENT, self._values(packet))
             if not good:
                 raise DeviceTimeout(self.config.name, "no packet", timeout_s=self.config.timeout_s)
             await self._wake(self._line)
 
-    async def _batch(self, line: Line, rest: bytes) -> AsyncGenerator[Frame]:
-        """The packets of one batch; it ends after the last one, or with silence."""
+    async def _packets(self, line: Line, rest: bytes) -> AsyncGenerator[Frame]:
+        """Packets until there is silence; behind the last one of a batch the next batch is asked for."""
         wait_s, good = self.config.timeout_s, 0
         pieces = read_frames(line, LoopDecoder(), device=self.config.name, timeout_s=wait_s, first=rest)
         async with aclosing(pieces):
-            while good < BATCH:
+            while True:
                 try:
                     piece = await anext(pieces)
                 except DeviceTimeout:
                     return
                 if isinstance(piece, Damage):
-                    self.damaged_count += 1
-                else:
-                    good += 1
-                    yield piece
+                    self.damaged_count += piece.start != ACK
+                    continue
+                good += 1
+                yield piece
+                if good % BATCH == 0:
+                    await line.write(self._asking)
 
     def _values(self, packet: Frame) -> Mapping[str, Value]:
         values = values_of(packet["native"], CLICK_MM[self.config.rain_collector])
         return {name: values[name] for name in FIELDS[self.config.packet]}
 
+    @property
+    def _asking(self) -> bytes:
+        _, asking = PACKETS[self.config.packet]
+        return asking % BATCH
+
     async def _wake(self, line: Line) -> None:
-        """Wake the console, which sleeps after two minutes, and end what it may still be sending."""
-        await line.write(WAKE * 3)
-        await asyncio.sleep(SETTLE_S)
-        await line.flush_input()
+        """Wake the console, which sleeps after two minutes."""
         for last_try in (False, False, True):
+            await line.flush_input()
             await line.write(WAKE)
             try:
-                await self._heard(line, AWAKE, WAKE_S)
+                await self._heard(line, AWAKE, min(WAKE_S, self.config.timeout_s))
             except DeviceTimeout:
                 if last_try:
                     raise
             else:
                 return
+            await line.write(WAKE * 3)
+            await asyncio.sleep(SETTLE_S)
 
     async def _ask_for_packets(self, line: Line) -> bytes:
-        """Begin a batch; gives what came behind the acknowledgement."""
-        _, asking = PACKETS[self.config.packet]
+        """Begin a batch; gives what came with the acknowledgement."""
         await line.flush_input()
-        await line.write(asking % BATCH)
+        await line.write(self._asking)
         return await self._heard(line, ACK, self.config.timeout_s)
 
     async def _heard(self, line: Line, wanted: bytes, timeout_s: float) -> bytes:
-        """Wait for ``wanted``; gives what came behind it.
+        """Wait for ``wanted``; gives what came with it, line ends in front left out.
 
         Raises:
             DeviceTimeout: it did not come.
@@ -180,4 +187,4 @@ class Vantage(StreamingDriver[VantageConfig]):
             raise DeviceTimeout(
                 self.config.name, "the console does not answer", timeout_s=timeout_s
             ) from error
-        return heard.partition(wanted)[2]
+        return heard.lstrip(AWAKE)

@@ -220,6 +220,7 @@ class Device:
         self._heard.clear()
         while not self._out.empty():
             self._out.get_nowait()
+            self._out.task_done()
         self.player.reset()
 
     def _welcome(self) -> None:
@@ -237,12 +238,15 @@ class Device:
         """Say what it is asked for, for ever."""
         while True:
             reply = await self._out.get()
-            if self.mute:
-                self._spoiled.add(reply.key)
-            elif reply.handshake:
-                await self.stage.send(reply.data)
-            else:
-                await self._answer(reply)
+            try:
+                if self.mute:
+                    self._spoiled.add(reply.key)
+                elif reply.handshake:
+                    await self.stage.send(reply.data)
+                else:
+                    await self._answer(reply)
+            finally:
+                self._out.task_done()
 
     async def _answer(self, reply: Reply) -> None:
         fault: Fault = as_it_is
@@ -257,6 +261,7 @@ class Device:
     async def speak(self, fault: Fault = as_it_is) -> None:
         """Send the frames of the next example."""
         await self.player.started.wait()
+        await self._out.join()  # it acknowledges before it begins
         self.turn()
         for frame in self.player.frames():
             self.answers += 1
