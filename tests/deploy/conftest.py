@@ -89,6 +89,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         )
     try:
         until_open(boxes_port)
+        until_open(gateways_port)
         assert process.poll() is None, (folder / "log").read_text()
         yield Broker(boxes_port, gateways_port, folder)
     finally:

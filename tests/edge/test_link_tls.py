@@ -67,13 +67,14 @@ def secure(mosquitto: str, tmp_path: Path) -> Iterator[SecureBroker]:
     file.write_text(text + "\nuser root\n")  # as its own user it could not read the test's folder
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([mosquitto, "-c", str(file)], stderr=log)
-    while True:
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        try:
-            socket.create_connection(("127.0.0.1", made.boxes_port), timeout=1).close()
-            break
-        except ConnectionRefusedError:
-            continue
+    for port in (made.boxes_port, made.gateways_port):  # one listener opens after the other
+        while True:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except ConnectionRefusedError:
+                continue
     yield made
     process.terminate()
     process.wait()
