@@ -18,6 +18,7 @@ SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"
 SUPPORTED = (
     *("modbus.generic", "ecowitt.ws90", "plantower.", "llrp", "epc", "ld2450", "image-health", "frame-pair"),
     *("jpeg", "adsb-", "geotiff-ndvi"),
+    *("nova.", "sensirion.", "winsen.", "dfrobot.a02yyuw", "hydreon.", "davis."),
 )
 PMS = "424d001c00000008000800000008000800d20046002d001e00000000970002c5"
 

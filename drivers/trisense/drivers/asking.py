@@ -14,7 +14,7 @@ from trisense.drivers.sdk import Frame, Observed, PolledDriver
 
 __all__ = ["AskedDriver", "Dialogue"]
 
-QUIET_S: Final = 0.5
+QUIET_S: Final = 0.2
 """What came damaged or cut short and then stopped for so long will not be followed by a good answer:
 longer than any gap inside a frame, serial servers included."""
 
