@@ -30,6 +30,8 @@ KINDS: Final = {
     "davis": "trisense.sims.davis:Vantage",
     "nova": "trisense.sims.nova:Nova",
     "ld2450": "trisense.sims.ld2450:Ld2450",
+    "timmwave": "trisense.sims.timmwave:TiMmwave",
+    "timmwave-cli": "trisense.sims.timmwave:TiMmwaveCli",
     "ws90": "trisense.sims.modbus:Ws90",
     "sensecap": "trisense.sims.modbus:SenseCap",
     "modbus": "trisense.sims.modbus:ModbusLine",
