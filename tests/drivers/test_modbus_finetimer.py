@@ -55,3 +55,12 @@ async def test_its_file_is_closed_and_it_can_be_used_again() -> None:
         timer.close()
         timer.close()
     assert open_files() == before
+
+
+async def test_nobody_is_left_waiting_when_it_is_closed() -> None:
+    timer = FineTimer()
+    waiting = asyncio.create_task(timer.wait_until(asyncio.get_running_loop().time() + 3600))
+    await asyncio.sleep(0)
+    timer.close()
+    async with asyncio.timeout(5):
+        await waiting

@@ -59,7 +59,9 @@ class FineTimer:
         await self._due
 
     def close(self) -> None:
-        """Let go of the file; safe twice. A wait in progress never ends: cancel it."""
+        """Let go of the file; safe twice. A wait in progress ends: there is nothing left to wait for."""
+        if self._due is not None and not self._due.done():
+            self._due.set_result(None)
         if self._file >= 0:
             asyncio.get_running_loop().remove_reader(self._file)
             os.close(self._file)
