@@ -76,8 +76,8 @@ class Intake:
         self._returns: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         """``batches_stored``, ``samples_stored``, ``batches_duplicate``, ``batches_refused``, ``forks``,
-        ``clones``, ``bundles_undecodable`` and of these ``_dropped``, ``readings`` (values that are there, in new batches) and
-        ``payload_bytes`` (of every bundle but those of the media lane): since the start."""
+        ``clones``, ``bundles_undecodable`` and of these ``_dropped``, ``readings`` (values that are there,
+        in new batches) and ``payload_bytes`` (of all bundles but the media lane's): since the start."""
 
     def judge(self, deliveries: Sequence[Delivery]) -> Group:
         """Decode and decide; what is refused is in quarantine after this.
