@@ -1,31 +1,84 @@
-"""The integrator's guide is code that runs: its driver reads a pty, its checks hold."""
+"""The integrator's guide is a session that runs: its commands pass, its driver is good."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import re
+import shlex
+import subprocess
 import sys
-import tty
 from collections.abc import Iterator
-from contextlib import aclosing
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from trisense.drivers import Lines
+from trisense.drivers.kit.contract import CELLS, Conformance, Example
 
 GUIDE = Path(__file__).parents[2] / "drivers" / "README.md"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PACKAGE = Path("hrxl-sonar")
 
 
-@pytest.fixture(scope="module")
-def guide(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The module that the guide's Python blocks make, imported; its checks ran."""
-    blocks = re.findall(
-        r"^```python\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
-    file = tmp_path_factory.mktemp("guide") / "sonar_guide.py"
-    file.write_text("\n".join(blocks), encoding="utf-8")
+def blocks() -> Iterator[tuple[str, str]]:
+    """Fenced blocks in order: the language, the text."""
+    yield from BLOCK.findall(GUIDE.read_text(encoding="utf-8"))
+
+
+class Session:
+    """An integrator at a shell, in an empty folder."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.module = home / PACKAGE / "hrxl_sonar"
+        self._python = ""
+        paths = (str(home / PACKAGE), str(home / "site"))
+        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "200"}
+
+    def follow(self, language: str, text: str) -> list[str]:
+        """Do what a block asks for; gives what the commands printed."""
+        if language == "sh":
+            return [self.run(line) for line in text.splitlines()]
+        if language == "python":
+            self._python += text
+            (self.module / "__init__.py").write_text(self._python)
+        elif language == "toml":
+            (self.module / "conformance.toml").write_text(text)
+        else:
+            raise AssertionError(language)
+        return []
+
+    def run(self, line: str) -> str:
+        program, *arguments = shlex.split(line)
+        if program == "pip":
+            # What `pip install -e` does, without a network and beside the project's own environment.
+            assert arguments[:2] == ["install", "-e"]
+            options = ["--quiet", "--no-deps", "--no-build-isolation", "--target", "site"]
+            command = [sys.executable, "-m", "pip", "install", *options, *arguments[2:]]
+        else:
+            assert program == "trisense"
+            command = [sys.executable, "-m", "trisense.core", *arguments]
+        done = subprocess.run(
+            command, cwd=self.home, env=self._environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+def test_the_guide_leads_from_nothing_to_a_passing_driver(tmp_path: Path) -> None:
+    session = Session(tmp_path)
+    printed = [text for language, block in blocks() for text in session.follow(language, block)]
+    assert any("13 of 13 passed" in text for text in printed), "the package as it was started"
+    assert "13 of 13 passed" in printed[-3], "the driver of the guide"
+    assert '{"measurement": "range", "values": {"distance": 1.234}' in printed[-2]
+    assert "offset_m" in printed[-1]
+
+
+@pytest.fixture
+def guide(tmp_path: Path) -> ModuleType:
+    """The module that the guide's Python blocks make."""
+    file = tmp_path / "sonar_guide.py"
+    file.write_text("\n".join(text for language, text in blocks() if language == "python"), encoding="utf-8")
     spec = importlib.util.spec_from_file_location("sonar_guide", file)
     assert spec is not None
     assert spec.loader is not None
@@ -35,44 +88,29 @@ def guide(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     return module
 
 
-@pytest.fixture
-def sonar_tty() -> Iterator[tuple[int, str]]:
-    """The device's end of a pty, and the path of the host's."""
-    master, slave = os.openpty()
-    tty.setraw(slave)
-    yield master, os.ttyname(slave)
-    os.close(slave)
-    os.close(master)
-
-
-async def test_the_guides_driver_reads_a_uart(guide: ModuleType, sonar_tty: tuple[int, str]) -> None:
-    device, path = sonar_tty
-    config = guide.SonarConfig(name="well", driver="hrxl-sonar", line=f"serial://{path}", offset_m=0.5)
-    driver = guide.Sonar(config)
-    await driver.connect(Lines())
-    os.write(device, b"\xff\rR1234\rR12x4\rR0750\r")
-    rows = []
-    async with aclosing(driver.observe()) as observed:
-        async for row in observed:
-            rows.append(row.values["distance"])
-            if len(rows) == 2:
-                break
-    await driver.close()
-    assert rows == [1.734, 1.25]
-    assert driver.damaged_count == 2
-
-
 def test_the_guides_driver_is_complete(guide: ModuleType) -> None:
-    config = guide.SonarConfig(name="well", driver="hrxl-sonar", line="serial:///dev/ttyUSB0")
-    (stream,) = guide.Sonar(config).streams()
+    config = guide.HrxlSonarConfig(name="well", driver="hrxl-sonar", line="serial:///dev/ttyUSB0")
+    (stream,) = guide.HrxlSonar(config).streams()
     assert [(field.name, field.unit) for field in stream.fields] == [("distance", "m")]
-    assert all(info.description for info in guide.SonarConfig.model_fields.values())
+    assert all(info.description for info in guide.HrxlSonarConfig.model_fields.values())
+
+
+def named_in(heading: str, column: int = 1) -> set[str]:
+    section = GUIDE.read_text(encoding="utf-8").split(f"## {heading}", 1)[1].split("\n## ", 1)[0]
+    rows = [row.split("|") for row in section.splitlines() if row.startswith("| ")]
+    return {name for row in rows for name in re.findall(r"`?([\w -]+\w)`?", row[column].strip())}
 
 
 def test_the_guide_names_only_what_the_kit_has() -> None:
     import trisense.drivers  # noqa: PLC0415  # the names are the subject here
 
-    table = GUIDE.read_text(encoding="utf-8").split("## The kit", 1)[1].split("\n## ", 1)[0]
-    named = {name for row in table.splitlines()[4:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    section = GUIDE.read_text(encoding="utf-8").split("## The kit", 1)[1].split("\n## ", 1)[0]
+    rows = [row for row in section.splitlines() if row.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert named
     assert named <= set(trisense.drivers.__all__)
+
+
+def test_the_guide_has_every_test_of_the_matrix_and_every_key_of_the_contract() -> None:
+    keys = {*Conformance.model_fields, *Example.model_fields} - {"example"}
+    assert {*CELLS, *keys} <= named_in("The conformance matrix")

@@ -66,7 +66,7 @@ async def test_a_streaming_device_is_read_from_its_recording_as_it_was_read_itse
     async def first(line: str, lines: Lines) -> Any:
         driver = Plantower(PlantowerConfig(name="dust", driver="plantower", line=line, warm_up_s=0))
         await driver.connect(lines)
-        async with aclosing(driver.observe()) as rows:
+        async with aclosing(driver.observe()) as rows:  # type: ignore[type-var]  # an async generator
             row = await anext(rows)
         await driver.close()
         return row

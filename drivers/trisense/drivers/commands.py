@@ -23,6 +23,7 @@ from trisense.core.errors import ConfigError, MissingExtra
 from trisense.core.model import Stream
 from trisense.drivers.kit.commands import score
 from trisense.drivers.kit.record import record
+from trisense.drivers.kit.scaffold import new
 from trisense.drivers.registry import known, load
 from trisense.drivers.sdk import Codec, Driver, Frame, GivenCodec, Observed, Part
 
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command("test")(score)
 app.command()(record)
+app.command()(new)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,8 +74,7 @@ async def _recovers(trial: Trial) -> None:
     trial.rows.clear()
     trial.device.told_good.clear()
     if not await trial.until(lambda: len(trial.rows) > 0):
-        why = f": {trial.errors[-1]}" if trial.errors else ""
-        raise Broken(f"not one row after the device was good again{why}")
+        raise Broken(f"not one row after the device was good again{trial.hint()}")
 
 
 async def _caught_up(trial: Trial, allowed: int) -> tuple[int, int]:
@@ -94,8 +93,8 @@ async def _caught_up(trial: Trial, allowed: int) -> tuple[int, int]:
     if wrong:
         raise Broken(wrong)
     if missing > allowed:
-        why = f"; last error: {trial.errors[-1]}" if trial.errors else ""
-        raise Broken(f"{missing} of {len(trial.device.told_good)} rows of good frames never came{why}")
+        due = len(trial.device.told_good)
+        raise Broken(f"{missing} of {due} rows of good frames never came{trial.hint()}")
     return missing, len(trial.device.told_good)
 
 

@@ -121,8 +121,10 @@ class Example(ConfigModel):
     frames: tuple[Bytes, ...] = ()
     """What the device sends by itself, frame by frame."""
     exchange: tuple[Exchange, ...] = ()
-    """What it answers, in the order it is asked."""
+    """What it answers, in the order it is asked: ``{ ask = ..., reply = ... }``."""
     rows: tuple[Row, ...]
+    """What must come of it, in order: ``{ measurement = ..., values = { ... } }``. The fields named must be
+    equal. ``quality = { pm10 = 9 }`` checks codes (9: no value); ``optional = true``: it need not come."""
     checked: tuple[int, int] | None = None
     """Which bytes of a frame (or reply) its check covers: [first, behind the last], as a Python slice; left
     out: all. Damage elsewhere cannot be seen by anybody, so none is done there."""
@@ -157,7 +159,7 @@ class Conformance(ConfigModel):
     starts_with: Pattern | None = None
     """The device sends frames only after it has heard this; left out: at once."""
     exchange: tuple[Exchange, ...] = ()
-    """What it answers in every example: a handshake."""
+    """What it answers in every example, undamaged: a handshake, as ``[[exchange]]`` with ask and reply."""
     settle: Annotated[int, Field(ge=0, le=100)] = 0
     """Examples after each connection that may give no rows: what the driver must have seen to be sure."""
     foreign: tuple[Bytes, ...] = ()

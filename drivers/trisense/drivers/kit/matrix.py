@@ -66,8 +66,13 @@ class Card:
 
 async def judge(subject: Subject, cells: Sequence[CellName] = tuple(CELLS)) -> Card:
     """Run the matrix against one driver."""
+    verdicts: list[Verdict] = []
     with tempfile.TemporaryDirectory(prefix="trisense-kit-") as folder:
-        verdicts = [await _judge(subject, cell, Path(folder)) for cell in cells]
+        for cell in cells:
+            if any(one.cell == "examples" and one.verdict == "fail" for one in verdicts):
+                verdicts.append(Verdict(cell, "fail", "not tried, for the examples fail"))
+            else:
+                verdicts.append(await _judge(subject, cell, Path(folder)))
     return Card(subject.name, subject.note, verdicts)
 
 

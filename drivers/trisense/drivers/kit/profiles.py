@@ -45,7 +45,8 @@ def subject_of_profile(name: str) -> Subject:
         for options, images in _images(profile)
     ]
     return Subject(
-        "modbus" if own else name,
+        name,
+        Modbus.name if own else name,
         Modbus,
         "pty",
         "",

@@ -40,6 +40,8 @@ class Subject:
     """A driver under test."""
 
     name: str
+    driver_name: str
+    """What ``driver =`` says in its configuration."""
     cls: type[Driver[Any]]
     transport: str
     template: str
@@ -57,7 +59,7 @@ class Subject:
         """
         tables = {
             "name": DEVICE,
-            "driver": self.name,
+            "driver": self.driver_name,
             self.line_key: line,
             "timeout_s": TIMEOUT_S,
             **setup.options,
@@ -88,6 +90,7 @@ def subject_of(name: str) -> Subject:
     cls = driver_class(name)
     contract = _contract_of(name)
     return Subject(
+        name,
         name,
         cls,
         contract.transport,

@@ -10,7 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from trisense.core.errors import DeviceError, LineError
+from trisense.core.errors import DeviceError, LineError, TrisenseError
 from trisense.core.model import Value
 from trisense.drivers.kit.contract import Row
 from trisense.drivers.kit.player import Device, Fault, as_it_is
@@ -26,7 +26,7 @@ PAUSE_S: Final = 0.005
 CLOSE_S: Final = 3.0
 
 
-class Broken(Exception):
+class Broken(TrisenseError):
     """The driver did what no driver may; the text says what."""
 
 
@@ -41,7 +41,7 @@ class Trial:
         self.errors: list[DeviceError] = []
         self.connected = asyncio.Event()
         self._news = asyncio.Event()
-        self._polled = issubclass(subject.cls, PolledDriver)
+        self._running: Driver[Any] | None = None
 
     def driver(self) -> Driver[Any]:
         """A fresh driver for the device."""
@@ -53,7 +53,7 @@ class Trial:
         Raises:
             Broken: an error came that is no DeviceError, or close() hangs.
         """
-        driver = self.driver()
+        driver = self._running = self.driver()
         while True:
             try:
                 await self._session(driver)
@@ -113,22 +113,29 @@ class Trial:
             self.device.arm(fault, at=at)
         await self.device.served.wait()
 
-    async def until(self, done: Callable[[], bool], *, deadline_s: float = RECOVERY_S) -> bool:
+    async def until(self, done: Callable[[], bool], *, deadline_s: float | None = None) -> bool:
         """Go on with good examples until ``done``; False where that takes too long."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(RECOVERY_S if deadline_s is None else deadline_s):
                 while not done():
                     await self.play()
         return done()
 
-    async def wait(self, done: Callable[[], bool], *, deadline_s: float = RECOVERY_S) -> bool:
+    async def wait(self, done: Callable[[], bool], *, deadline_s: float | None = None) -> bool:
         """Wait for ``done`` while the device is left alone; False where that takes too long."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(RECOVERY_S if deadline_s is None else deadline_s):
                 while not done():
                     self._news.clear()
                     await self._news.wait()
         return done()
+
+    def hint(self) -> str:
+        """What the driver itself says of rows that do not come."""
+        damaged = getattr(self._running, "damaged_count", 0)
+        found = [f"it counted {damaged} damaged frames"] if damaged else []
+        found += [f"last error: {self.errors[-1]}"] if self.errors else []
+        return "".join(f"; {one}" for one in found)
 
     # --- what was told against what is right -----------------------------------------------------------
 
