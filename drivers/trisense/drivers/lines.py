@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import termios
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -101,18 +102,44 @@ class StreamLine:
         # One turn of the loop looks at the line, the next one hands what it found to the reader.
         for _ in range(2):
             await asyncio.sleep(0)
-        # StreamReader offers no look at its buffer: read what is there until a read would wait.
+        self._drop_buffered()
+
+    def _drop_buffered(self) -> None:
+        """Throw away what the reader holds."""
+        # StreamReader offers no look at its buffer, but a read that need not wait is over in one step.
         while True:
+            step = self._reader.read(READ_BYTES)
             try:
-                async with asyncio.timeout(0):
-                    await self.read()
-            except TimeoutError:
+                step.send(None)
+            except StopIteration as done:
+                if not done.value:
+                    raise LineError(self.url, "closed by the other side") from None
+            except OSError as error:
+                raise LineError(self.url, f"connection lost: {error}") from error
+            else:
+                step.close()
                 return
 
     async def close(self) -> None:
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
+
+
+class SerialLine(StreamLine):
+    """A line over a UART."""
+
+    def __init__(self, url: str, reader: asyncio.StreamReader, writer: LineWriter, file: int) -> None:
+        super().__init__(url, reader, writer)
+        self._file = file
+
+    async def flush_input(self) -> None:
+        # The kernel drops what it holds without a turn of the loop: on a bus each one is idle wire.
+        try:
+            termios.tcflush(self._file, termios.TCIFLUSH)
+        except termios.error as error:
+            raise LineError(self.url, f"connection lost: {error}") from error
+        self._drop_buffered()
 
 
 class DatagramLine(asyncio.DatagramProtocol):
@@ -321,11 +348,12 @@ async def _open_serial(url: str, parts: SplitResult) -> Line:
         stopbits=serialx.StopBits(int(stop)),
         exclusive=True,
     )
-    line = StreamLine(url, reader, writer)
+    file = writer.transport.serial.fileno()
+    line = SerialLine(url, reader, writer, file)
     mode = rs485.Rs485.of(options)
     try:
         if mode is not None:
-            _switch(url, writer.transport.serial.fileno(), mode)
+            _switch(url, file, mode)
         await line.flush_input()
     except BaseException:  # cancelled here, nobody else could ever close the port
         await line.close()
