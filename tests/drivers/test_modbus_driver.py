@@ -87,9 +87,10 @@ async def one(driver: Modbus) -> Observed:
     return row
 
 
-async def test_a_station_on_a_pty_is_read_as_it_told(street: Street) -> None:
-    line = await street.pty(Ws90(**street.base("weather", ""), **QUICK))
-    driver = await street.driver("ecowitt-ws90", line, "rtu")
+@pytest.mark.parametrize("framing", ["rtu", "ascii"])
+async def test_a_station_on_a_pty_is_read_as_it_told(street: Street, framing: str) -> None:
+    line = await street.pty(Ws90(**street.base("weather", ""), **QUICK, framing=framing))
+    driver = await street.driver("ecowitt-ws90", line, framing)
     row = await one(driver)
     (told,) = street.told("weather")
     assert row.measurement == told["measurement"]
@@ -99,7 +100,7 @@ async def test_a_station_on_a_pty_is_read_as_it_told(street: Street) -> None:
     assert driver.troubles() == {"answers": 1}
 
 
-@pytest.mark.parametrize("framing", ["tcp", "rtu"])
+@pytest.mark.parametrize("framing", ["tcp", "rtu", "ascii"])
 async def test_a_station_on_a_socket_is_read_as_it_told(street: Street, framing: str) -> None:
     line = await street.tcp(SenseCap(**street.base("weather", ""), **QUICK, framing=framing))
     row = await one(await street.driver("sensecap-one", line, framing))
@@ -208,13 +209,13 @@ async def test_after_a_hang_up_the_device_is_read_again(street: Street) -> None:
     assert dict(row.values) == street.told("weather")[-1]["values"]
 
 
-@pytest.mark.parametrize("framing", ["rtu", "tcp"])
+@pytest.mark.parametrize("framing", ["rtu", "ascii", "tcp"])
 async def test_under_every_fault_no_value_is_taken_that_was_not_told_just_now(
     street: Street, framing: str
 ) -> None:
     faults = "silence=0.1,garbage=0.1,cut=0.1,checksum=0.1,late=0.1,hangup=0.05,late_s=0.08"
-    sim = Ticking(**street.base("weather", faults), **QUICK)
-    line = await (street.pty(sim) if framing == "rtu" else street.tcp(sim))
+    sim = Ticking(**street.base("weather", faults), **QUICK, framing=framing)
+    line = await (street.tcp(sim) if framing == "tcp" else street.pty(sim))
     driver = await street.driver("ecowitt-ws90", line, framing, timeout_s=0.05)
     good = failed = 0
     while good < 10 or failed < 8:

@@ -219,7 +219,7 @@ def test_two_makes_at_one_place_agree() -> None:
     assert ws90["wind_speed"] == pytest.approx(sensecap["wind_speed"], abs=0.06)
 
 
-@pytest.mark.parametrize("options", [{"units": "7=nothing"}, {"framing": "ascii"}])
+@pytest.mark.parametrize("options", [{"units": "7=nothing"}, {"framing": "mbap"}])
 def test_a_wrong_option_is_told(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"station|framing"):
         ModbusLine(**base(), **options)

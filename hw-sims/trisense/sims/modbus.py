@@ -1,4 +1,4 @@
-"""Modbus weather stations on one bus: RTU on a pty, MBAP or raw RTU over TCP (environment.md A1, A3, D).
+"""Modbus weather stations on one bus, RTU, ASCII or MBAP, on a pty or over TCP (environment.md A1, A3, D).
 
 Written from the sheet with a CRC of its own. A station answers only frames for its unit whose CRC is good,
 refuses what its map does not hold, and never answers a broadcast.
@@ -19,6 +19,7 @@ __all__ = ["Answer", "ModbusLine", "SenseCap", "Station", "Ws90", "crc"]
 
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
 RTU_MAX: Final = 256
+ASCII_MAX: Final = 513
 QUIET_S: Final = 0.05
 """A piece of a request without the rest is forgotten after this silence."""
 FOREIGN: Final = bytes.fromhex("FB03020000")
@@ -109,14 +110,14 @@ class ModbusLine(Simulator):
         """``units`` lists unit addresses and models as ``usual_units`` does; with several stations each one
         is called ``NAME-UNIT`` in the log of the truth.
 
-        ``framing``: ``rtu`` or ``tcp`` (MBAP); empty: what a pty and a socket usually speak.
+        ``framing``: ``rtu``, ``ascii`` or ``tcp`` (MBAP); empty: what a pty and a socket usually speak.
 
         ``glitch_prefix`` and ``glitch_suffix`` are 0x00 bytes around each answer, ``foreign`` the chance
         that another unit speaks before one, ``broken`` names sensors (``a+b``) that tell the sentinel.
         """
         super().__init__(**base)
-        if framing not in ("", "rtu", "tcp"):
-            raise ValueError(f"framing rtu or tcp, not {framing!r}")
+        if framing not in ("", "rtu", "ascii", "tcp"):
+            raise ValueError(f"framing rtu, ascii or tcp, not {framing!r}")
         self.framing = framing
         self.baud = baud
         self.latency_ms = latency_ms
@@ -145,6 +146,8 @@ class ModbusLine(Simulator):
             await end.write(self.boot_text.encode())
         if self.framing == "tcp" or (not self.framing and not isinstance(end, PtyEnd)):
             await self._talk_tcp(end)
+        elif self.framing == "ascii":
+            await self._talk_ascii(end)
         else:
             await self._talk_rtu(end)
 
@@ -199,6 +202,33 @@ class ModbusLine(Simulator):
         told = () if answer.told is None else (answer.told,)
         await end.send(frame, *told, check=-1 - self.glitch_suffix, device=answer.device)
 
+    # --- ASCII ----------------------------------------------------------------------------------
+
+    async def _talk_ascii(self, end: End) -> None:
+        buffer = b""
+        while True:
+            buffer = (buffer + await end.read())[-ASCII_MAX:]
+            while b"\r\n" in buffer:
+                line, _, buffer = buffer.partition(b"\r\n")
+                body = _unhex(line.rpartition(b":")[2])
+                if len(body) >= 3 and sum(body) & 0xFF == 0:
+                    await self._answer_ascii(end, body[:-1])
+
+    async def _answer_ascii(self, end: End, request: bytes) -> None:
+        if isinstance(end, PtyEnd):
+            await asyncio.sleep((2 * len(request) + 5) * self.bits_per_char / self.baud)
+        if self.echo:
+            await end.write(_ascii(request))
+        answer = self.answer(request[0], request[1:])
+        if answer is None:
+            return
+        await self._latency()
+        if self.random.random() < self.foreign:
+            await end.write(_ascii(FOREIGN))
+        told = () if answer.told is None else (answer.told,)
+        # Behind the check stand CR and LF.
+        await end.send(_ascii(request[:1] + answer.pdu), *told, check=-3, device=answer.device)
+
     # --- TCP ------------------------------------------------------------------------------------
 
     async def _talk_tcp(self, end: End) -> None:
@@ -238,6 +268,19 @@ class SenseCap(ModbusLine):
 
     kind = "sensecap"
     usual_units = "1=sensecap-one"
+
+
+def _ascii(body: bytes) -> bytes:
+    """A frame as text, with its LRC: two's complement of the sum of the bytes."""
+    return b":" + (body + bytes([-sum(body) & 0xFF])).hex().upper().encode() + b"\r\n"
+
+
+def _unhex(text: bytes) -> bytes:
+    """The bytes that hexadecimal text means; none where it is none."""
+    try:
+        return bytes.fromhex(text.decode("ascii"))
+    except ValueError:
+        return b""
 
 
 def _find_request(data: bytes) -> tuple[int, int] | None:
