@@ -37,6 +37,8 @@ ENDPOINTS = UNITS = 8
 NS = 1_000_000_000
 TICKS = os.sysconf("SC_CLK_TCK")
 CPU_TARGET, MEMORY_TARGET_MB, BYTES_TARGET, DRAIN_TARGET_S = 0.06, 64, 2.0, 300.0
+START_S, DRAIN_LIMIT_S = 60.0, 120.0
+"""A bench that cannot begin or end must say so."""
 DAY_READINGS = 86_400 * 600
 
 
@@ -63,13 +65,15 @@ def running(*commands: list[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def wait_for(port: int) -> None:
-    while True:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
             time.sleep(0.05)
         else:
             return
+    raise TimeoutError(f"nobody listens on {port}")
 
 
 def broker_command(folder: Path, port: int) -> list[str]:
@@ -158,8 +162,9 @@ async def live(seconds: float, dead: int) -> dict[str, float]:
             config = box_config(folder, mqtt_port, ports)
             command = [sys.executable, "-m", "trisense.core", "edge", "run", str(config)]
             with running(command) as (box,):
-                while len(receiver.times_ns()) < sum(answering):  # noqa: ASYNC110  # a bench may poll
-                    await asyncio.sleep(0.2)
+                async with asyncio.timeout(START_S):
+                    while len(receiver.times_ns()) < sum(answering):  # noqa: ASYNC110  # a bench may poll
+                        await asyncio.sleep(0.2)
                 await asyncio.sleep(3)  # out of the start, into the steady state
                 receiver.payloads.clear()
                 began, cpu = time.monotonic(), cpu_s(box.pid)
@@ -218,11 +223,13 @@ async def drain(batches: int) -> dict[str, float]:
             receiver = Receiver(mqtt_port)
             task = asyncio.create_task(receiver.run())
             with running([sys.executable, "-m", "trisense.core", "edge", "run", str(config)]) as (box,):
-                while not receiver.payloads:  # noqa: ASYNC110  # a bench may poll
-                    await asyncio.sleep(0.02)
+                async with asyncio.timeout(START_S):
+                    while not receiver.payloads:  # noqa: ASYNC110  # a bench may poll
+                        await asyncio.sleep(0.02)
                 began, cpu = time.monotonic(), cpu_s(box.pid)
-                while receiver.batches < batches:  # noqa: ASYNC110  # a bench may poll
-                    await asyncio.sleep(0.02)
+                async with asyncio.timeout(DRAIN_LIMIT_S):
+                    while receiver.batches < batches:  # noqa: ASYNC110  # a bench may poll
+                        await asyncio.sleep(0.02)
                 took, cpu = time.monotonic() - began, cpu_s(box.pid) - cpu
                 memory = memory_mb(box.pid)
             task.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Final
 
 import structlog
 from trisense.core import limits
@@ -12,6 +13,10 @@ from trisense.core.model import Counters
 from trisense.edge.config import BoxConfig, Device
 
 __all__ = ["BirthMaker"]
+
+EPOCHS_TOLD: Final = 1000
+"""Newest epochs in the message: a box that restarted more often than that while it was offline tells the
+rest when these have drained."""
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +39,8 @@ class BirthMaker:
 
     def payload(self, counters: Sequence[Counters]) -> str:
         """The message with the counters of every epoch, the current one last."""
-        message = self._still.model_copy(update={"counters": [CountersJson.of(of) for of in counters]})
+        told = [CountersJson.of(of) for of in counters[-EPOCHS_TOLD:]]
+        message = self._still.model_copy(update={"counters": told})
         payload = message.model_dump_json()
         if len(payload.encode()) > limits.PAYLOAD_BYTES:
             # Every bundle describes its own streams: a box of very many devices goes without them here.
