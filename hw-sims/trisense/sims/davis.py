@@ -38,7 +38,7 @@ class Vantage(Simulator):
         self.old_firmware = old_firmware
         self.most_packets = most_packets
         """A batch ends after so many, whatever the host asked for."""
-        self.batches = 0
+        self.batches = self.wakes = 0
         self._awake_until = 0.0
         self._left = 0
         self._kind = 0
@@ -58,6 +58,7 @@ class Vantage(Simulator):
                 asleep = time.monotonic() > self._awake_until
                 self._awake_until = time.monotonic() + SLEEPS_AFTER_S
                 if not line:
+                    self.wakes += 1
                     await end.write(b"\n\r")
                 elif not asleep:
                     await self._do(end, line.decode("ascii", "replace").split())

@@ -116,6 +116,7 @@ async def test_packets_are_asked_for_again_behind_the_last_one_of_a_batch(
         device = driver(tmp_path / "tty")
         assert len(await observe(device, 5)) == 5
     assert sim.batches == 3
+    assert sim.wakes == 1
     assert device.damaged_count == 0
 
 

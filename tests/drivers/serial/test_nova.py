@@ -139,6 +139,14 @@ async def test_the_working_period_is_written_only_where_it_is_another(tmp_path: 
     assert written == [10, 0]
 
 
+async def test_a_reply_that_is_hit_by_noise_is_asked_for_again(tmp_path: Path, sensor: Any) -> None:
+    sim = sensor(Sensor, report_s=60, faults="checksum@1,cut@2")
+    async with plugged(sim, tmp_path / "tty"):
+        device = driver(tmp_path / "tty", wake=False, period_min=0)
+        await device.connect(Lines())
+        await device.close()
+
+
 async def test_a_period_gives_the_sensor_time(tmp_path: Path) -> None:
     assert driver(tmp_path / "tty", period_min=5, timeout_s=5).silence_s() == 305
 

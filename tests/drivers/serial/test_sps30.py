@@ -99,6 +99,12 @@ def test_a_reading_that_cannot_be_true_is_refused_though_its_sum_is_right(values
     assert "implausible" in CODEC.damaged(reply(*values))[0]
 
 
+def test_a_byte_that_is_never_sent_bare_is_damage() -> None:
+    stuffed = bytes.fromhex("7e00030000fc7e7e7d31030000eb7e")
+    assert [frame["address"] for frame in CODEC.frames(stuffed)] == [0, 0x11]
+    assert [frame["address"] for frame in CODEC.frames(stuffed.replace(b"\x7d\x31", b"\x11"))] == [0]
+
+
 def test_the_own_question_that_comes_back_is_no_answer() -> None:
     assert CODEC.frames(request(0, 3)) == []
 

@@ -91,6 +91,11 @@ def test_a_temperature_that_is_not_provided_is_none() -> None:
     assert row.values == {"co2": 500}
 
 
+def test_a_reading_of_a_sensor_that_says_it_starts_is_no_value() -> None:
+    (frame,) = CODEC.frames(summed("8602583d003a98"))
+    assert [row.values for row in CODEC.observed(frame)] == [{}]
+
+
 # --- driver -----------------------------------------------------------------------------------------
 
 
@@ -124,6 +129,13 @@ async def test_the_placeholder_of_a_sensor_that_starts_is_no_value(tmp_path: Pat
         (row,) = await device.read()
         assert row.values == {}
         sim.boot_s = 0
+        (row,) = await device.read()
+    assert set(row.quality.values()) == {Quality.NOT_EVALUATED}
+
+
+async def test_a_sensor_that_was_just_connected_may_be_cold(tmp_path: Path, sensor: Any) -> None:
+    sim = sensor(Sensor, boot_s=0)
+    async with plugged(sim, tmp_path / "tty"), running(tmp_path / "tty", warm_up_s=30) as device:
         (row,) = await device.read()
     assert set(row.quality.values()) == {Quality.NOT_EVALUATED}
 
