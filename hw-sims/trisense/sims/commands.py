@@ -24,6 +24,7 @@ KINDS: Final = {
     "plantower": "trisense.sims.plantower:Plantower",
     "sps30": "trisense.sims.sps30:Sps30",
     "wxt": "trisense.sims.wxt:Wxt",
+    "nmea-weather": "trisense.sims.nmea:NmeaStation",
     "winsen": "trisense.sims.winsen:Winsen",
     "a02yyuw": "trisense.sims.a02yyuw:A02yyuw",
     "rg15": "trisense.sims.rg15:Rg15",

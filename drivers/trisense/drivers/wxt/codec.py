@@ -10,7 +10,7 @@ from typing import Any, Final
 from trisense.drivers.framing import Cut, Decoder, FramedCodec
 from trisense.drivers.sdi12_crc import checked, crc
 from trisense.drivers.sdk import Frame, Observed
-from trisense.drivers.wxt.fields import HEATER_STATES, HEATING, UNITS, measurement_of
+from trisense.drivers.wxt.fields import HEATER_STATES, HEATING, UNITS, converted, measurement_of
 
 __all__ = ["POLLS", "WxtCodec", "WxtDecoder", "poll", "rows"]
 
@@ -53,7 +53,6 @@ INVALID: Final = "#"
 HITS: Final = "H"
 """Hits on the whole sensor: no amount per area, so no value of ours."""
 INFO: Final = "Id="
-FAHRENHEIT: Final = "F"
 COMMAND: Final = re.compile(r"read (\w+)( with CRC)?")
 
 
@@ -137,18 +136,11 @@ def _read(text: str, frame: Frame, *, trusted: bool) -> bool:
         elif letter not in UNITS[quantity]:
             return False
         else:
-            values[name] = _converted(float(number), letter, quantity)
+            values[name] = converted(float(number), letter, quantity)
     frame["values"] = values
     if invalid:
         frame["invalid"] = invalid
     return True
-
-
-def _converted(value: float, letter: str, quantity: str) -> float:
-    if quantity == "temperature" and letter == FAHRENHEIT:
-        value -= 32
-    factor = UNITS[quantity][letter]
-    return value if factor == 1 else round(value * factor, 4)
 
 
 def _plausible(values: Mapping[str, float]) -> bool:

@@ -11,7 +11,16 @@ from typing import Final
 from trisense.core import vocabulary
 from trisense.core.model import Field, FieldType
 
-__all__ = ["GROUPS", "HEATER_STATES", "HEATING", "SUPERVISOR", "UNITS", "field_of", "measurement_of"]
+__all__ = [
+    "GROUPS",
+    "HEATER_STATES",
+    "HEATING",
+    "SUPERVISOR",
+    "UNITS",
+    "converted",
+    "field_of",
+    "measurement_of",
+]
 
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "wind": (
@@ -73,6 +82,17 @@ HEATER_STATES: Final[Mapping[str, str]] = {
     "F": "half_power_cold",
 }
 """The unit letter of the heating voltage is the state of the heater."""
+
+
+FAHRENHEIT: Final = "F"
+
+
+def converted(value: float, letter: str, quantity: str) -> float:
+    """``value`` in the unit of its field; ``letter`` is one of those in ``UNITS[quantity]``."""
+    if quantity == "temperature" and letter == FAHRENHEIT:
+        value -= 32
+    factor = UNITS[quantity][letter]
+    return value if factor == 1 else round(value * factor, 4)
 
 
 def field_of(name: str) -> Field:
