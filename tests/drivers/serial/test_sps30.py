@@ -134,6 +134,14 @@ async def test_a_read_without_anything_new_gives_no_row(tmp_path: Path, sensor: 
         assert await device.read() == ()
 
 
+async def test_who_wants_to_see_a_reading_gets_the_first_one_after_the_start(
+    tmp_path: Path, sensor: Any
+) -> None:
+    async with plugged(sensor(Sensor, fresh_s=0.05), tmp_path / "tty"), running(tmp_path / "tty") as device:
+        (row,) = await device.peek()
+    assert row.values["pm2_5"]
+
+
 async def test_a_sensor_that_already_measures_is_left_alone(tmp_path: Path, sensor: Any) -> None:
     sim = sensor(Sensor, fresh_s=0)
     async with plugged(sim, tmp_path / "tty"):

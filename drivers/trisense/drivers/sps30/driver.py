@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ WAKES_THE_UART: Final = b"\xff"
 CODE: Final = 0x7F
 OK: Final = 0x00
 NOT_IN_THIS_STATE: Final = 0x43
+LOOK_S: Final = 0.2
 SAME_READINGS: Final = 10
 """So many equal readings one after the other mean that the measurement stands (paulvha/sps30 issue 3)."""
 
@@ -98,6 +100,11 @@ class Sps30(AskedDriver[Sps30Config]):
             await self._command(device, STOP)
             raise DeviceTimeout(self.config.name, "no new reading", timeout_s=round(silent_s, 1))
         return ()  # nothing new since the last read
+
+    async def peek(self) -> Sequence[Observed]:
+        while not (rows := await self.read()):  # the first reading comes a second after the start
+            await asyncio.sleep(LOOK_S)
+        return rows
 
     async def _believed(self, device: Dialogue, reply: Frame) -> Sequence[Observed]:
         """The rows of a reading; with doubt where it is the last one again, not at all where it stands."""
