@@ -25,6 +25,7 @@ const NAMES = {
   pm2_5: "PM2.5",
   pm4: "PM4",
   pm10: "PM10",
+  pm100: "PM100",
   co2: "CO₂",
   co: "CO",
   no2: "NO₂",
@@ -62,8 +63,8 @@ export function nameLabel(name) {
   if (known) return known;
   const uncorrected = /^(pm\w+)_cf1$/.exec(name);
   if (uncorrected) return `${NAMES[uncorrected[1] ?? ""] ?? uncorrected[1]} (CF=1)`;
-  const particles = /^pnc_gt_(\w+)um$/.exec(name);
-  if (particles) return `Particles > ${particles[1]?.replace("_", ".")} µm`;
+  const particles = /^pnc_(gt|lt)_(\w+)um$/.exec(name);
+  if (particles) return `Particles ${particles[1] === "gt" ? ">" : "<"} ${particles[2]?.replace("_", ".")} µm`;
   const words = name.replaceAll("_", " ");
   return words.charAt(0).toUpperCase() + words.slice(1);
 }
