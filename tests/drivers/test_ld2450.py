@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trisense.drivers import Damage, Lines, Observed
+from trisense.drivers.hilink import command
 from trisense.drivers.ld2450 import Ld2450, Ld2450Config
-from trisense.drivers.ld2450.codec import Ld2450Codec, Ld2450Decoder, command
+from trisense.drivers.ld2450.codec import Ld2450Codec, Ld2450Decoder
 from trisense.sims.base import Faults, Truth, World, plugged
 from trisense.sims.ld2450 import Ld2450 as Radar
 from trisense.sims.world import Walker

@@ -33,6 +33,8 @@ KINDS: Final = {
     "ld2450": "trisense.sims.ld2450:Ld2450",
     "timmwave": "trisense.sims.timmwave:TiMmwave",
     "timmwave-cli": "trisense.sims.timmwave:TiMmwaveCli",
+    "ld2410": "trisense.sims.hilink:Ld2410",
+    "ld2451": "trisense.sims.hilink:Ld2451",
     "ws90": "trisense.sims.modbus:Ws90",
     "sensecap": "trisense.sims.modbus:SenseCap",
     "modbus": "trisense.sims.modbus:ModbusLine",

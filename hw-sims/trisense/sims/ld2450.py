@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
-from typing import Any, Final
+from typing import Final
 
-from trisense.sims.base import End, Simulator, Told, together
+from trisense.sims.base import End, Told
+from trisense.sims.hilink import HiLink
 from trisense.sims.world import Walker
 
 __all__ = ["Ld2450"]
 
-PERIOD_S: Final = 0.1
 SLOTS: Final = 3
 RESOLUTION_MM: Final = 320
 RANGE_M: Final = 6.0
 NO_CHECK_AT: Final = 28
 """Reports have no check; their tail is what a flipped bit is noticed by."""
-COMMAND_HEAD: Final = b"\xfd\xfc\xfb\xfa"
-COMMAND_TAIL: Final = b"\x04\x03\x02\x01"
 
 
-class Ld2450(Simulator):
+class Ld2450(HiLink):
     """LD2450 at 256000 8N1."""
 
     kind = "ld2450"
     baud = 256_000
 
-    def __init__(self, *, period_s: float = PERIOD_S, **base: Any) -> None:
-        super().__init__(**base)
-        self.period_s = period_s
-        self.configuring = False
-
-    async def talk(self, end: End) -> None:
-        await together(self._tell(end), self._obey(end))
-
-    async def _tell(self, end: End) -> None:
-        while True:
-            if not self.configuring:
-                await self._report(end)
-            await asyncio.sleep(self.period_s)
-
-    async def _report(self, end: End) -> None:
+    async def report(self, end: End) -> None:
         walkers = [w for w in self.world.walkers(self.now_ns()) if w.x_m**2 + w.y_m**2 <= RANGE_M**2]
         # Slots follow the distance, so they are given anew when somebody overtakes: no identity.
         walkers.sort(key=lambda w: w.x_m**2 + w.y_m**2)
@@ -52,27 +35,6 @@ class Ld2450(Simulator):
             told.append(Told("radar_target", row))
         frame += bytes(8 * (SLOTS - len(told))) + b"\x55\xcc"
         await end.send(frame, Told("radar_presence", {"target_count": len(told)}), *told, check=NO_CHECK_AT)
-
-    async def _obey(self, end: End) -> None:
-        heard = b""
-        while True:
-            heard = (heard + await end.read())[-256:]
-            while (at := heard.find(COMMAND_HEAD)) >= 0 and (stop := heard.find(COMMAND_TAIL, at)) >= 0:
-                payload, heard = heard[at + 6 : stop], heard[stop + 4 :]
-                await self._do(end, payload)
-
-    async def _do(self, end: End, payload: bytes) -> None:
-        (word,) = struct.unpack_from("<H", payload)
-        if word == 0xFF:
-            self.configuring = True
-            answer = b"\x00\x00\x01\x00\x40\x00"
-        elif not self.configuring:
-            answer = b"\x01\x00"  # refused: outside of configuration mode
-        else:
-            self.configuring = word != 0xFE
-            answer = b"\x00\x00"
-        body = struct.pack("<H", word | 0x0100) + answer
-        await end.send(COMMAND_HEAD + struct.pack("<H", len(body)) + body + COMMAND_TAIL)
 
 
 def _slot(walker: Walker) -> tuple[bytes, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Frames of the LD2450: reports of three targets, and the command framing it shares with the LD2410.
+"""Frames of the LD2450: reports of three targets, and the commands it shares with its kin.
 
 The radar knows three sign conventions. Targets use sign and magnitude with an inverted sense: bit 15 set
 means positive. Reports carry no check at all, so head, tail and plausible values decide together.
@@ -10,10 +10,11 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from trisense.drivers import hilink
 from trisense.drivers.framing import Cut, Decoder, FramedCodec
 from trisense.drivers.sdk import Frame, Observed
 
-__all__ = ["LEAVE_CONFIGURATION", "MULTI_TARGET", "Ld2450Codec", "Ld2450Decoder", "command"]
+__all__ = ["Ld2450Codec", "Ld2450Decoder"]
 
 REPORT_HEAD: Final = b"\xaa\xff\x03\x00"
 REPORT_TAIL: Final = b"\x55\xcc"
@@ -24,31 +25,16 @@ FAR_MM: Final = 12_000
 """Twice the range of the data sheet: beyond it nothing is a target."""
 FAST_CM_S: Final = 3_000
 
-REPLY_HEAD: Final = b"\xfd\xfc\xfb\xfa"
-REPLY_TAIL: Final = b"\x04\x03\x02\x01"
-REPLY_MAX: Final = 64
-"""Longest payload of a reply, in bytes."""
-ACK: Final = 0x0100
-
-LEAVE_CONFIGURATION: Final = 0xFE
-MULTI_TARGET: Final = 0x90
-
-
-def command(word: int, data: bytes = b"") -> bytes:
-    """A command to the radar."""
-    payload = struct.pack("<H", word) + data
-    return REPLY_HEAD + struct.pack("<H", len(payload)) + payload + REPLY_TAIL
-
 
 class Ld2450Decoder(Decoder):
-    max_frame = len(REPLY_HEAD) + 2 + REPLY_MAX + len(REPLY_TAIL)
+    max_frame = hilink.ENVELOPE_BYTES + hilink.REPLY_MAX
 
     def cut(self, data: bytes, start: int) -> Cut | None:
         head = data[start : start + 4]
         if REPORT_HEAD.startswith(head):
             return _report(data, start)
-        if REPLY_HEAD.startswith(head):
-            return _reply(data, start)
+        if hilink.REPLY_HEAD.startswith(head):
+            return hilink.reply(data, start)
         return Cut(1)
 
 
@@ -88,27 +74,6 @@ def _plausible(target: Mapping[str, int]) -> bool:
     )
 
 
-def _reply(data: bytes, start: int) -> Cut | None:
-    if len(data) - start < 6:
-        return None
-    (length,) = struct.unpack_from("<H", data, start + 4)
-    if not 2 <= length <= REPLY_MAX:
-        return Cut(1, damage=f"length {length}")
-    end = start + 6 + length + len(REPLY_TAIL)
-    if len(data) < end:
-        return None
-    if not data.startswith(REPLY_TAIL, end - len(REPLY_TAIL)):
-        return Cut(1, damage="tail")
-    (word,) = struct.unpack_from("<H", data, start + 6)
-    rest = data[start + 8 : end - len(REPLY_TAIL)]
-    frame: Frame = {"command": word & ~ACK, "ack": bool(word & ACK)}
-    if frame["ack"] and len(rest) >= 2:
-        frame["status"] = int.from_bytes(rest[:2], "little")
-        rest = rest[2:]
-    frame["data"] = rest.hex()
-    return Cut(end - start, frame)
-
-
 class Ld2450Codec(FramedCodec):
     decoder = Ld2450Decoder
 
@@ -122,9 +87,7 @@ class Ld2450Codec(FramedCodec):
         ]
 
     def encode(self, expected: Mapping[str, Any]) -> bytes | None:
-        if "command" not in expected or expected.get("ack"):
-            return None
-        return command(int(expected["command"]), bytes.fromhex(expected.get("data", "")))
+        return hilink.encoded(expected)
 
 
 def _row(target: Mapping[str, int]) -> dict[str, float | int | str | None]:

@@ -10,7 +10,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field as Constrained
 from trisense.core.model import Field, FieldType, Stream
 from trisense.drivers.framing import FramedConfig, FramedDriver
-from trisense.drivers.ld2450.codec import LEAVE_CONFIGURATION, Ld2450Codec, Ld2450Decoder, command
+from trisense.drivers.hilink import LEAVE_CONFIGURATION, command
+from trisense.drivers.ld2450.codec import Ld2450Codec, Ld2450Decoder
 from trisense.drivers.lines import Line
 from trisense.drivers.sdk import Codec, Frame, Observed
 
