@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,6 +72,37 @@ async def test_an_alarm_forces_its_own_batch_at_once(disk: Disk, samples: Any) -
         (BatchClass.ALARM, (samples[1],)),
         (BatchClass.DATA, (samples[0],)),
     ]
+
+
+async def test_a_sample_that_came_during_a_slow_commit_is_on_disk_within_its_own_second(
+    samples: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def note(event: asyncio.Event, limit_s: float) -> None:
+        waits.append(limit_s)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(module, "_either", note)
+    clock = [100.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    second = asyncio.Event()
+
+    async def commit(cuts: Sequence[Cut], losses: Sequence[Loss]) -> None:
+        clock[0] += 0.1
+        if len(waits) == 1:
+            batcher.add(BatchClass.DATA, samples[1])  # arrives at 100.1, while the disk still works
+            clock[0] += 0.2
+        else:
+            second.set()
+
+    batcher = Batcher(commit)
+    batcher.add(BatchClass.DATA, samples[0])
+    running = asyncio.create_task(batcher.run())
+    await second.wait()
+    batcher.stop()
+    await running
+    assert waits[:2] == pytest.approx([1.0, 1.0 - 0.3 - 0.2])
 
 
 async def test_stop_commits_what_waits(disk: Disk, samples: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ CUT_ROWS: Final = 1000
 """Bounds of one batch, so that it fits into a bundle."""
 BLOB_BYTES: Final = limits.PAYLOAD_BYTES - 8 * 1024
 """Largest picture that can travel; the rest of the payload is its sample and the bundle's head."""
+COMMIT_TOOK_MAX_S: Final = 0.5
+"""A disk slower than that gets its batches later than promised, but not one by one."""
 RETRY_S: Final = 1.0
 RETRY_MAX_S: Final = 30.0
 """Waits between two tries of a commit that failed."""
@@ -59,6 +62,8 @@ class Batcher:
         self._some = asyncio.Event()
         self._now = asyncio.Event()
         self._stop = asyncio.Event()
+        self._oldest_s = 0.0
+        self._took_s = 0.0
         self.committed = 0
         """Samples committed since the start."""
         self.dropped = 0
@@ -71,6 +76,8 @@ class Batcher:
             self._lose("too_large", sample, samples=0)
             blob, batch_class = None, BatchClass.DATA
         size_bytes = _size_bytes(sample) + len(blob or b"")
+        if not self._queue:
+            self._oldest_s = time.monotonic()
         self._queue.append(_Waiting(batch_class, sample, blob, size_bytes))
         self._size_bytes += size_bytes
         while self._size_bytes > self._queue_bytes and len(self._queue) > 1:
@@ -84,7 +91,7 @@ class Batcher:
         backoff = Backoff(first_s=RETRY_S, longest_s=RETRY_MAX_S)
         while not self._stop.is_set():
             await self._some.wait()
-            await _either(self._now, limits.COMMIT_INTERVAL_S)
+            await _either(self._now, self._wait_s())
             try:
                 await self.flush()
                 backoff.reset()
@@ -96,6 +103,11 @@ class Batcher:
             await self.flush()
         except SpoolError as error:
             log.error("samples_left_behind", why=str(error), waiting=len(self._queue))
+
+    def _wait_s(self) -> float:
+        """How long the oldest sample may still wait, so that it is on disk within the commit interval."""
+        waited_s = time.monotonic() - self._oldest_s
+        return max(0.0, limits.COMMIT_INTERVAL_S - min(self._took_s, COMMIT_TOOK_MAX_S) - waited_s)
 
     def stop(self) -> None:
         """End ``run`` after a last commit of what waits: never cancel it, for a commit may be under way."""
@@ -116,12 +128,14 @@ class Batcher:
         self._now.clear()
         if not taken and not losses:
             return
+        began_s = time.monotonic()
         try:
             await self._commit(list(_cuts(taken)), list(losses.values()))
         except BaseException:
             self._put_back(taken, losses)
             raise
         self.committed += len(taken)
+        self._took_s = time.monotonic() - began_s
 
     def _put_back(self, taken: list[_Waiting], losses: dict[tuple[str, str], Loss]) -> None:
         self._queue.extendleft(reversed(taken))
