@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import sys
 import time
 import tomllib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +22,7 @@ from trisense.drivers.commands import app
 from trisense.drivers.kit.contract import CELLS, CellName, Conformance
 from trisense.drivers.kit.matrix import Card, judge
 from trisense.drivers.kit.player import TablePlayer
-from trisense.drivers.kit.subject import Setup, Subject, subject_of
+from trisense.drivers.kit.subject import Setup, Subject, subject_at, subject_of
 from trisense.drivers.modbus import load_profile
 from trisense.drivers.modbus.profile import DeviceTable, ExampleTable, FieldTable, ReadTable
 from typer.testing import CliRunner
@@ -269,7 +271,7 @@ async def test_a_driver_that_waits_for_ever_is_found(monkeypatch: pytest.MonkeyP
     class Patient(Asked):
         waits = False
 
-    monkeypatch.setattr("trisense.drivers.kit.trial.RECOVERY_S", 0.3)
+    monkeypatch.setattr("trisense.drivers.kit.trial.Trial.patience_s", 0.3)
     wrong = await found(subject(Patient, answers("tcp")), "silence")
     assert wrong["silence"] == "a silent device is no DeviceError"
 
@@ -278,6 +280,57 @@ async def test_what_a_foreign_unit_says_is_not_to_be_taken() -> None:
     foreign = answers("tcp").model_copy(update={"foreign": (b"55;",)})
     wrong = await found(subject(Asked, foreign), "wrong unit")
     assert "'distance': 5" in wrong["wrong unit"]
+
+
+# --- a device of its own ------------------------------------------------------------------------------
+
+DUST = "424d001c00000008000800000008000800d20046002d001e00000000970002c5"
+
+
+@asynccontextmanager
+async def dust_sensor() -> AsyncIterator[str]:
+    """A Plantower on a TCP port, quicker than the real one; its URL."""
+
+    async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asyncio.current_task().set_name("kit: peer")  # type: ignore[union-attr]  # no task of the driver's
+        try:
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                while not writer.is_closing():
+                    writer.write(bytes.fromhex(DUST))
+                    await writer.drain()
+                    await asyncio.sleep(0.03)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    try:
+        yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_a_driver_is_tested_in_the_line_of_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"warm_up_s": 0, "timeout_s": 0.3}
+    async with dust_sensor() as url:
+        card = await judge(subject_at("plantower", url, options))
+        assert [one for one in card.verdicts if one.verdict == "fail"] == []
+        assert card.count("pass") == 10
+
+        def rows(_: Any, frame: Mapping[str, Any]) -> Sequence[Observed]:
+            return [Observed("air_quality", {"colour": 5.0})]
+
+        monkeypatch.setattr("trisense.drivers.plantower.driver.Plantower.rows", rows)
+        wrong = await found(subject_at("plantower", url, options), "noise between")
+        assert "no field of the stream" in wrong["noise between"]
+
+
+def test_what_is_no_line_of_bytes_cannot_be_stood_in() -> None:
+    for url, told in (("http://camera/", "serial:///dev"), ("tcp://127.0.0.1:1", "option line")):
+        result = invoke("test", "http-camera", "--url", url)
+        assert result.exit_code == 2
+        assert told in result.stderr
+    assert invoke("test", "plantower", "ld2450", "--url", "tcp://127.0.0.1:1").exit_code == 2
 
 
 # --- the contract and the commands ------------------------------------------------------------------

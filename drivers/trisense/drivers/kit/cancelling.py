@@ -11,7 +11,7 @@ from typing import Any, Final
 from trisense.core.errors import DeviceError
 from trisense.drivers.kit.player import Device
 from trisense.drivers.kit.subject import Setup, Subject
-from trisense.drivers.kit.trial import PAUSE_S, RECOVERY_S, Broken, close, trial_of
+from trisense.drivers.kit.trial import PAUSE_S, Broken, close, trial_of
 from trisense.drivers.lines import Lines
 from trisense.drivers.sdk import Driver, PolledDriver, StreamingDriver
 
@@ -88,13 +88,13 @@ async def cancel_everywhere(subject: Subject, setup: Setup, folder: Path) -> str
         speaking = group.create_task(_speaking(trial.device), name="kit: speaking")
         mine = asyncio.all_tasks()
         for number in range(1, MOST_AWAITS + 1):
-            if not await _cancelled(trial.driver(), number):
+            if not await _cancelled(trial.driver(), number, 2 * trial.patience_s):
                 break
             await _settled(mine, number)
             trial.device.forget()
         driver = trial.driver()
         try:
-            async with asyncio.timeout(2 * RECOVERY_S):
+            async with asyncio.timeout(2 * trial.patience_s):
                 await _first_row(driver, patient=True)
         except (DeviceError, TimeoutError) as error:
             raise Broken(f"after {number} cancelled runs the device cannot be read: {error!r}") from error
@@ -104,7 +104,7 @@ async def cancel_everywhere(subject: Subject, setup: Setup, folder: Path) -> str
     return f"{number - 1} awaits"
 
 
-async def _cancelled(driver: Driver[Any], number: int) -> bool:
+async def _cancelled(driver: Driver[Any], number: int, deadline_s: float) -> bool:
     """Whether there was an await of that number."""
     wrapped = CancelAt(_first_row(driver, patient=False), number)
 
@@ -112,7 +112,7 @@ async def _cancelled(driver: Driver[Any], number: int) -> bool:
         await wrapped
 
     task = asyncio.create_task(run())
-    done, _ = await asyncio.wait([task], timeout=2 * RECOVERY_S)
+    done, _ = await asyncio.wait([task], timeout=deadline_s)
     if not done:
         task.cancel()
         raise Broken(f"cancelled at await {number}, it goes on")

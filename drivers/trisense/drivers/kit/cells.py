@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,10 @@ Run = Callable[[Subject, Path], Awaitable[str]]
 STREAMED_FAULTS: Final = 32
 ASKED_FAULTS: Final = 6
 """A damaged answer costs a time-out, a damaged frame in a stream does not."""
+UNDER_WAY_S: Final = 0.2
+"""What a device of its own has said just before comes within this."""
+RELAYED_FAULTS: Final = 4
+"""A device of its own has its own pace."""
 STEPS_S: Final = (0, 86_400, -7_200, 0)
 
 
@@ -56,9 +61,11 @@ async def silence(subject: Subject, folder: Path) -> str:
     async with trial_of(subject, subject.setups[0], folder) as trial:
         await trial.play()
         await _caught_up(trial, 0)
+        trial.device.mute = True
+        if subject.url:
+            await asyncio.sleep(UNDER_WAY_S)
         trial.errors.clear()
         rows = len(trial.rows)
-        trial.device.mute = True
         if not await trial.wait(lambda: bool(trial.errors)):
             raise Broken("a silent device is no DeviceError")
         found = type(trial.errors[0]).__name__
@@ -116,6 +123,8 @@ async def _with(subject: Subject, folder: Path, damage: Sequence[Fault], what: s
 
 
 def _faults_for(subject: Subject) -> int:
+    if subject.url:
+        return RELAYED_FAULTS
     return ASKED_FAULTS if issubclass(subject.cls, PolledDriver) else STREAMED_FAULTS
 
 

@@ -15,7 +15,8 @@ from trisense.core.cli import cannot
 from trisense.core.errors import ConfigError
 from trisense.drivers.kit.contract import CELLS
 from trisense.drivers.kit.matrix import Card, judge_all
-from trisense.drivers.kit.subject import subject_of
+from trisense.drivers.kit.record import chosen
+from trisense.drivers.kit.subject import subject_at, subject_of
 
 __all__ = ["score"]
 
@@ -32,19 +33,29 @@ def score(
             help="Drivers; a Modbus profile is modbus:NAME, or the path of its file.",
         ),
     ],
+    url: Annotated[
+        str | None, typer.Option("--url", help="A device of its own, real or simulated, for one driver.")
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("-o", metavar="KEY=VALUE", help="With --url: an option of the driver.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of score cards.")] = False,
 ) -> None:
     """Run the conformance matrix against a driver and print its score card.
 
     The kit plays the device on a real pty or socket, from the examples in the driver's conformance.toml.
-    Several drivers are tested side by side. Exit codes: 0 all passed, 1 a test failed, 2 cannot test.
+    Several drivers are tested side by side. With --url it stands in the line of that device instead, and
+    does the faults there. Exit codes: 0 all passed, 1 a test failed, 2 cannot test.
     """
-    subjects = []
-    for name in names:
-        try:
-            subjects.append(subject_of(name))
-        except ConfigError as error:
-            cannot(str(error))
+    if (url is not None and len(names) != 1) or (options and url is None):
+        cannot("--url for one driver, -o with --url")
+    try:
+        if url is None:
+            subjects = [subject_of(name) for name in names]
+        else:
+            subjects = [subject_at(names[0], url, chosen(options or []))]
+    except ConfigError as error:
+        cannot(str(error))
     cards = judge_all(subjects)
     if as_json:
         typer.echo(json.dumps([card.as_json() for card in cards], indent=2, ensure_ascii=False))

@@ -22,6 +22,9 @@ AT_ONCE: Final = 8
 """Drivers tested at a time: they mostly wait."""
 ATTEMPTS: Final = 3
 """A test that failed while the machine stalled is no proof against the driver: it is run again."""
+CELL_S: Final = 30.0
+URL_S: Final = 600.0
+"""Longest time for one test, however the driver or the device behaves."""
 STALL_S: Final = 0.04
 LOOK_S: Final = 0.01
 
@@ -89,7 +92,10 @@ async def _judge(subject: Subject, cell: CellName, folder: Path) -> Verdict:
         stalls: list[float] = []
         watch = asyncio.create_task(_watch(stalls), name="kit: watch")
         try:
-            detail = await RUNS[cell](subject, folder)
+            async with asyncio.timeout(URL_S if subject.url else CELL_S):
+                detail = await RUNS[cell](subject, folder)
+        except TimeoutError:
+            return Verdict(cell, "fail", "comes to no end", time.monotonic() - began)
         except Broken as broken:
             if stalls and attempt + 1 < ATTEMPTS:
                 continue

@@ -22,7 +22,7 @@ from trisense.drivers.recording import Recorder, RecordingLines
 from trisense.drivers.registry import driver_class
 from trisense.drivers.sdk import Driver, PolledDriver, StreamingDriver
 
-__all__ = ["record"]
+__all__ = ["chosen", "record"]
 
 SHOW_S: Final = 0.5
 
@@ -73,14 +73,17 @@ def _driver(name: str, url: str, options: list[str]) -> Driver[Any]:
         cls = driver_class(name)
     except ConfigError as error:
         cannot(str(error))
-    tables: dict[str, Any] = {"name": "recorded", "driver": name, "line": url}
-    for option in options:
-        key, _, text = option.partition("=")
-        tables[key] = _value(text)
+    tables = {"name": "recorded", "driver": name, "line": url, **chosen(options)}
     try:
         return cls(cls.config_model.model_validate(tables))
     except ValidationError as error:
         cannot("; ".join(str(mistake) for mistake in mistakes_of(error)))
+
+
+def chosen(options: list[str]) -> dict[str, Any]:
+    """Options of a driver as they stand behind -o."""
+    pairs = [option.partition("=") for option in options]
+    return {key: _value(text) for key, _, text in pairs}
 
 
 def _value(text: str) -> Any:

@@ -11,19 +11,26 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 from trisense.core.config import check, mistakes_of, read_toml
-from trisense.core.errors import ConfigError
+from trisense.core.errors import ConfigError, Mistake
 from trisense.drivers.kit.contract import CELLS, CellName, Conformance, Example
 from trisense.drivers.kit.player import Player, TablePlayer
 from trisense.drivers.kit.stage import PtyStage, Stage, TcpStage
 from trisense.drivers.registry import driver_class, known
 from trisense.drivers.sdk import Driver
 
-__all__ = ["CONTRACT", "DEVICE", "Setup", "Subject", "subject_of"]
+__all__ = ["CONTRACT", "DEVICE", "Setup", "Subject", "subject_at", "subject_of"]
 
 CONTRACT: Final = "conformance.toml"
 DEVICE: Final = "device-under-test"
 TIMEOUT_S: Final = 0.3
 MODBUS: Final = "modbus"
+UNSEEN: Final[Mapping[CellName, str]] = {
+    "examples": "what the device means is not known; its rows are held against the ranges of the streams",
+    "duplicates": "where its frames begin and end is not known",
+    "wrong unit": "how its frames name a unit is not known",
+    "clock steps": "times of its own are not known",
+}
+"""Tests that need to know what a device says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,8 @@ class Subject:
     setups: Sequence[Setup]
     note: str = ""
     """What the person who reads the score card must know."""
+    url: str = ""
+    """A device of its own, in whose line the kit stands; empty: the kit plays one."""
 
     def driver(self, line: str, setup: Setup) -> Driver[Any]:
         """A fresh driver for the device that stands at ``line``.
@@ -61,7 +70,7 @@ class Subject:
             "name": DEVICE,
             "driver": self.driver_name,
             self.line_key: line,
-            "timeout_s": TIMEOUT_S,
+            **({} if self.url else {"timeout_s": TIMEOUT_S}),
             **setup.options,
         }
         try:
@@ -99,6 +108,30 @@ def subject_of(name: str) -> Subject:
         {**_left_out(contract), **contract.not_applicable},
         [_setup(contract, examples) for examples in _alike(contract.example)],
     )
+
+
+def subject_at(name: str, url: str, options: Mapping[str, Any]) -> Subject:
+    """The driver ``name`` with the device at ``url``, for which it is configured by ``options``.
+
+    Raises:
+        ConfigError: no such driver, no line of bytes, or options that it does not take.
+        MissingExtra: what the driver depends on is not installed.
+    """
+    scheme = url.partition(":")[0]
+    if scheme not in ("serial", "tcp"):
+        raise ConfigError("--url", [Mistake("--url", "serial:///dev/... or tcp://HOST:PORT", repr(url))])
+    cls = driver_class(name)
+    if "line" not in cls.config_model.model_fields:
+        raise ConfigError("--url", [Mistake("--url", "a driver with the option line", name)])
+    setup = Setup(options, _nobody, 1)
+    transport = "tcp" if scheme == "tcp" else "pty"
+    subject = Subject(name, name, cls, transport, "", "line", UNSEEN, [setup], f"the device at {url}", url)
+    subject.driver(url, setup)
+    return subject
+
+
+def _nobody() -> Player:
+    raise AssertionError("the device at the URL plays itself")
 
 
 def _contract_of(name: str) -> Conformance:

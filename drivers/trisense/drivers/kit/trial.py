@@ -14,6 +14,7 @@ from trisense.core.errors import DeviceError, LineError, TrisenseError
 from trisense.core.model import Value
 from trisense.drivers.kit.contract import Row
 from trisense.drivers.kit.player import Device, Fault, as_it_is
+from trisense.drivers.kit.stage import Stage
 from trisense.drivers.kit.subject import Setup, Subject
 from trisense.drivers.lines import Lines
 from trisense.drivers.sdk import Driver, Observed, PolledDriver, StreamingDriver
@@ -32,6 +33,9 @@ class Broken(TrisenseError):
 
 class Trial:
     """Runs the driver and keeps what it tells."""
+
+    patience_s: float = RECOVERY_S
+    """Longest time until a good device must be read again."""
 
     def __init__(self, subject: Subject, setup: Setup, device: Device) -> None:
         self.subject = subject
@@ -116,7 +120,7 @@ class Trial:
     async def until(self, done: Callable[[], bool], *, deadline_s: float | None = None) -> bool:
         """Go on with good examples until ``done``; False where that takes too long."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RECOVERY_S if deadline_s is None else deadline_s):
+            async with asyncio.timeout(self.patience_s if deadline_s is None else deadline_s):
                 while not done():
                     await self.play()
         return done()
@@ -124,7 +128,7 @@ class Trial:
     async def wait(self, done: Callable[[], bool], *, deadline_s: float | None = None) -> bool:
         """Wait for ``done`` while the device is left alone; False where that takes too long."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RECOVERY_S if deadline_s is None else deadline_s):
+            async with asyncio.timeout(self.patience_s if deadline_s is None else deadline_s):
                 while not done():
                     self._news.clear()
                     await self._news.wait()
@@ -210,17 +214,15 @@ async def trial_of(subject: Subject, setup: Setup, folder: Path, *, run: bool = 
         Broken: what the driver did wrong, at the end of the block at the latest.
     """
     stage = subject.stage(folder)
-    player = setup.player()
-    streaming = issubclass(subject.cls, StreamingDriver)
-    device = Device(stage, player, goes_on=streaming and not player.speaks)
-    trial = Trial(subject, setup, device)
     await stage.plug()
+    trial = _trial(subject, setup, stage)
+    device = trial.device
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(device.answer(), name="kit: device")]
             if run:
                 tasks.append(group.create_task(trial.run(), name="kit: runtime"))
-                if streaming and player.speaks:
+                if device.player.speaks:
                     await _first(trial)
             yield trial
             for task in tasks:
@@ -229,6 +231,16 @@ async def trial_of(subject: Subject, setup: Setup, folder: Path, *, run: bool = 
         raise _first_of(broken) from None
     finally:
         await stage.unplug()
+
+
+def _trial(subject: Subject, setup: Setup, stage: Stage) -> Trial:
+    if subject.url:
+        from trisense.drivers.kit.relay import RelayDevice, RelayTrial  # noqa: PLC0415  # it builds on this module
+
+        return RelayTrial(subject, setup, RelayDevice(stage, subject.url))
+    player = setup.player()
+    goes_on = issubclass(subject.cls, StreamingDriver) and not player.speaks
+    return Trial(subject, setup, Device(stage, player, goes_on=goes_on))
 
 
 def _first_of(group: BaseExceptionGroup[Broken]) -> Broken:
