@@ -32,8 +32,6 @@ STAMP_NS: Final = 2 * NS
 """A sample is stamped when it has been read: at most so long after it was told."""
 CLOCK_NS: Final = NS // 500
 """A stamp is cut to the stream's tick, so it may lie before the truth's time, that of the first byte."""
-CONNECT_NS: Final = 3 * NS
-"""From the start of a box's process to its orders at the RFID reader."""
 ENDING_NS: Final = NS // 10
 TRACK_STEP: Final = 0.0101
 """An aircraft's track is computed from two speeds and rounded by each side: 7.125 may become either."""
@@ -54,7 +52,6 @@ class Town:
     url: str
     kills: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     """UTC times of the kills, by process."""
-    starts: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     devices_end_ns: int = 0
 
     def audit(self) -> dict[str, Any]:
@@ -74,7 +71,6 @@ class Town:
         assert process.wait(10) == -signal.SIGKILL
 
     def start(self, name: str) -> None:
-        self.starts[name].append(time.time_ns())
         self.children.start(name, self.commands[name])
 
     def at_rest(self) -> dict[str, Any]:
@@ -124,9 +120,8 @@ def town(tmp_path: Path) -> Iterator[Town]:
         for box in json.loads((tmp_path / CITY).read_text()):
             commands[box["box"]] = trisense("edge", "run", f"{box['folder']}/box.toml")
         town = Town(tmp_path, children, commands, f"http://127.0.0.1:{http_port}")
-        for name in commands:
-            if name not in ("broker", "gateway"):
-                town.start(name)
+        for box in set(commands) - {"broker", "gateway"}:
+            town.start(box)
         yield town
 
 
@@ -272,16 +267,10 @@ def assert_told_in_parts(told: list[Told], sample: Stored) -> None:
 
 
 def explained(lost: Told, town: Town) -> bool:
-    """Told within one commit interval before a kill of its box; or told to nobody.
+    """Told within one commit interval before a kill of its box.
 
-    An RFID reader goes on with the orders of the client that died until the next one has replaced them; a
-    driver takes no report that it did not order. What is told while the devices themselves end may lie
-    unread in a pty that is gone.
+    Or while the devices themselves ended: what they said then may lie unread in a pty that is gone.
     """
-    if lost.row[1] == "tag_sighting" and any(
-        0 <= lost.t_ns - start <= CONNECT_NS for start in town.starts[lost.box]
-    ):
-        return True
     if lost.t_ns >= town.devices_end_ns - ENDING_NS:
         return True
     return any(

@@ -83,6 +83,9 @@ class Client:
     """Set at each KEEPALIVE_ACK."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a message is on its way: the parts of two never mix."""
+    ordered: bool = False
+    """It has added the ROSpec. Until then one of the client before goes on reporting, and nobody asked for
+    that: what it says is told to nobody."""
     sent: dict[int, bytes] = field(default_factory=dict)
     """Last value of each parameter that may be left out while it stays the same (sheet 1.6)."""
 
@@ -98,7 +101,7 @@ class Client:
 
     async def tell(self, data: bytes, *told: Told, check: int) -> None:
         async with self.lock:
-            await self.end.send(data, *told, check=check)
+            await self.end.send(data, *(told if self.ordered else ()), check=check)
 
 
 class LlrpReader(Simulator):
@@ -248,6 +251,8 @@ class LlrpReader(Simulator):
         if any(antenna > self.antennas for antenna in rospec.antennas):
             return status(ERROR_FIELD, f"there are {self.antennas} antennas", 0)
         self._rospec = rospec
+        if self._client is not None:
+            self._client.ordered = True
         return status()
 
     def _addressed(self, body: bytes, *, all_allowed: bool = True) -> bool:
