@@ -12,6 +12,7 @@ import pytest
 from trisense.sims.a02yyuw import A02yyuw
 from trisense.sims.base import Faults, Simulator, Truth, World, listening
 from trisense.sims.davis import Vantage, crc16
+from trisense.sims.maxbotix import Maxbotix
 from trisense.sims.nova import Nova
 from trisense.sims.rg15 import Rg15
 from trisense.sims.sps30 import Sps30
@@ -166,6 +167,13 @@ async def test_a_distance_has_its_sum(sum_of: str, start: int) -> None:
     assert frame[0] == 0xFF
     assert sum(frame[start:3]) % 256 == frame[3]
     assert 900 <= int.from_bytes(frame[1:3], "big") <= 2600
+
+
+async def test_a_distance_as_text_has_its_form_but_for_stray_bytes() -> None:
+    async with talking_to(made(Maxbotix, period_s=0, stray=0.5)) as host:
+        texts = [await host.until(b"\r") for _ in range(20)]
+    assert any(b"\xff" in text for text in texts)
+    assert all(re.fullmatch(rb"R\d{4}\r", text.replace(b"\xff", b"")) for text in texts)
 
 
 @pytest.mark.parametrize(("inches", "unit"), [(False, "mm"), (True, "in")])

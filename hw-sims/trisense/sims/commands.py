@@ -29,6 +29,7 @@ KINDS: Final = {
     "a02yyuw": "trisense.sims.a02yyuw:A02yyuw",
     "rg15": "trisense.sims.rg15:Rg15",
     "davis": "trisense.sims.davis:Vantage",
+    "maxbotix": "trisense.sims.maxbotix:Maxbotix",
     "nova": "trisense.sims.nova:Nova",
     "ld2450": "trisense.sims.ld2450:Ld2450",
     "timmwave": "trisense.sims.timmwave:TiMmwave",
