@@ -33,7 +33,7 @@ SUMMARIES = {
     "edge": "Run or check a field box.",
     "gateway": "Run or check the gateway, look into its quarantine.",
     "bus": "Predict the load of Modbus lines.",
-    "driver": "List drivers, show one, decode captured bytes.",
+    "driver": "List, show, test or start drivers; decode captured bytes, record a line.",
     "wire": "Measure the wire format on a CSV file, show a bundle.",
     "sim": "Run simulated devices.",
     "audit": "Account for every sample of every box.",

@@ -35,7 +35,9 @@ def subject_of_profile(name: str) -> Subject:
     else:
         _, _, wanted = name.partition(":")
         if wanted not in profiles():
-            raise ConfigError("driver", [Mistake("driver", f"modbus:{' '.join(profiles())}", repr(name))])
+            raise ConfigError(
+                "driver", [Mistake("driver", f"modbus: and one of {', '.join(profiles())}", repr(name))]
+            )
         profile = profiles()[wanted]
     base: dict[str, Any] = {"framing": "rtu", "timeout_s": TIMEOUT_S}
     if own:
