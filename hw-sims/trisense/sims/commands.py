@@ -36,6 +36,7 @@ KINDS: Final = {
     "timmwave-cli": "trisense.sims.timmwave:TiMmwaveCli",
     "ld2410": "trisense.sims.hilink:Ld2410",
     "ld2451": "trisense.sims.hilink:Ld2451",
+    "ops243": "trisense.sims.ops243:Ops243",
     "ws90": "trisense.sims.modbus:Ws90",
     "sensecap": "trisense.sims.modbus:SenseCap",
     "modbus": "trisense.sims.modbus:ModbusLine",

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
 
 from trisense.core import vocabulary
-from trisense.core.errors import DeviceTimeout
 from trisense.core.model import Field, FieldType, Stream
 from trisense.drivers.asking import Dialogue
-from trisense.drivers.framing import FramedConfig, FramedDriver
+from trisense.drivers.framing import FramedConfig
 from trisense.drivers.hilink import LEAVE_CONFIGURATION, command, configured
 from trisense.drivers.ld2451.codec import Ld2451Codec, Ld2451Decoder
 from trisense.drivers.lines import Line
+from trisense.drivers.quiet import QuietDriver
 from trisense.drivers.sdk import Codec, Frame, Observed
 
 __all__ = ["Ld2451", "Ld2451Config"]
@@ -26,7 +25,7 @@ class Ld2451Config(FramedConfig):
     """A Hi-Link LD2451 radar; the line's baud rate is 115200."""
 
 
-class Ld2451(FramedDriver[Ld2451Config]):
+class Ld2451(QuietDriver[Ld2451Config]):
     name = "ld2451"
     family = "radar"
     summary = "Hi-Link LD2451 24 GHz vehicle radar: distance, angle and speed up to 100 m"
@@ -67,18 +66,8 @@ class Ld2451(FramedDriver[Ld2451Config]):
     def silence_s(self) -> float:
         return QUIET_S
 
-    async def observe(self) -> AsyncIterator[Observed]:
-        while True:
-            try:
-                async with aclosing(super().observe()) as rows:  # type: ignore[type-var]  # an async generator
-                    async for row in rows:
-                        yield row
-            except DeviceTimeout:
-                # Silence is an empty road only where the radar answers.
-                await self._ask_for_life()
-                yield Observed("radar_presence", {"target_count": 0, "alarm": 0})
+    async def ask_for_life(self, device: Dialogue) -> None:
+        await configured(device, self.config.name)
 
-    async def _ask_for_life(self) -> None:
-        assert self._line is not None, "connect comes first"  # noqa: S101  # the runtime's own contract
-        name, timeout_s = self.config.name, self.config.timeout_s
-        await configured(Dialogue(self._line, self.decoder, device=name, timeout_s=timeout_s), name)
+    def nothing(self) -> Observed:
+        return Observed("radar_presence", {"target_count": 0, "alarm": 0})
