@@ -120,7 +120,7 @@ def town(tmp_path: Path) -> Iterator[Town]:
         for box in json.loads((tmp_path / CITY).read_text()):
             commands[box["box"]] = trisense("edge", "run", f"{box['folder']}/box.toml")
         town = Town(tmp_path, children, commands, f"http://127.0.0.1:{http_port}")
-        for box in set(commands) - {"broker", "gateway"}:
+        for box in sorted(set(commands) - {"broker", "gateway"}):
             town.start(box)
         yield town
 
