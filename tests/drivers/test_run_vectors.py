@@ -19,6 +19,7 @@ SUPPORTED = (
     *("modbus.generic", "ecowitt.ws90", "plantower.", "llrp", "epc", "ld2450", "image-health", "frame-pair"),
     *("jpeg", "adsb-", "geotiff-ndvi"),
     *("nova.", "sensirion.", "winsen.", "dfrobot.a02yyuw", "hydreon.", "davis."),
+    *("vaisala.", "nmea0183.", "sdi12."),
 )
 PMS = "424d001c00000008000800000008000800d20046002d001e00000000970002c5"
 

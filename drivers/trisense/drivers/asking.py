@@ -52,6 +52,16 @@ class Dialogue:
         await self._line.write(question)
         return await self._answer(is_answer, self._timeout_s if timeout_s is None else timeout_s)
 
+    async def hear(self, is_answer: Callable[[Frame], bool], *, timeout_s: float) -> Frame:
+        """Wait for a frame that the device sends by itself behind its last answer.
+
+        Raises:
+            DeviceTimeout: it did not come within ``timeout_s``.
+            FrameError: what came is damaged, and nothing more came.
+            LineError: the line is gone.
+        """
+        return await self._answer(is_answer, timeout_s)
+
     async def _answer(self, is_answer: Callable[[Frame], bool], timeout_s: float) -> Frame:
         loop, decoder = asyncio.get_running_loop(), self._decoder()
         last = loop.time() + timeout_s

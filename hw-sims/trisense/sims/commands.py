@@ -25,6 +25,7 @@ KINDS: Final = {
     "sps30": "trisense.sims.sps30:Sps30",
     "wxt": "trisense.sims.wxt:Wxt",
     "nmea-weather": "trisense.sims.nmea:NmeaStation",
+    "sdi12": "trisense.sims.sdi12:Sdi12",
     "winsen": "trisense.sims.winsen:Winsen",
     "a02yyuw": "trisense.sims.a02yyuw:A02yyuw",
     "rg15": "trisense.sims.rg15:Rg15",
