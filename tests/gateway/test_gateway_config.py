@@ -98,7 +98,7 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
 def test_every_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     tables = {
-        "mqtt": {"password_file": "/nowhere/pw", "ca_file": str(tmp_path / "empty")},
+        "mqtt": {"username": "gw", "password_file": "/nowhere/pw", "ca_file": str(tmp_path / "empty")},
         "store": {"kind": "influxdb", "url": "http://a", "token_file": str(tmp_path / "empty")},
     }
     config = check(tmp_path / "g.toml", tables, GatewayConfig)

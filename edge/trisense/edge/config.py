@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field as Constrained
 from pydantic import ValidationError, model_validator
 from trisense.core import logs
+from trisense.core.broker import BrokerTable
 from trisense.core.config import ConfigModel, check, mistakes_of, read_toml
 from trisense.core.errors import ConfigError, MissingExtra, Mistake
 from trisense.core.messages import Position
@@ -66,36 +67,13 @@ class SpoolTable(ConfigModel):
     """How long receipted batches are kept, so that a restored store can be refilled."""
 
 
-class MqttTable(ConfigModel):
-    """The broker."""
+class MqttTable(BrokerTable):
+    """The broker, and how the way to it is shared."""
 
-    host: Annotated[str, Constrained(min_length=1)]
-    """Name or address of the broker."""
-    port: Annotated[int, Constrained(ge=1, le=65_535)]
-    """1883 as a rule, 8883 with TLS."""
-    username: str | None = None
-    password_file: Path | None = None
-    """File with the password on its first line."""
-    tls: bool = False
-    """TLS with the system's certificate authorities; on by itself with ca_file or cert_file."""
-    ca_file: Path | None = None
-    """Certificate authority that signed the broker's certificate."""
-    cert_file: Path | None = None
-    """The box's own certificate."""
-    key_file: Path | None = None
-    """Its private key."""
     keepalive_s: Annotated[int, Constrained(ge=5, le=120)] = 30
     """A dead link is noticed after about one and a half times it; the broker we ship takes up to 120 s."""
     media_share: Annotated[float, Constrained(gt=0, lt=1)] = 0.25
     """Part of the bulk bytes that pictures may take while a backlog waits too; the rest is the backlog's."""
-
-    @model_validator(mode="after")
-    def _pairs(self) -> MqttTable:
-        if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file together, or neither")
-        if self.password_file is not None and self.username is None:
-            raise ValueError("a username with password_file")
-        return self
 
 
 class LogTable(ConfigModel):

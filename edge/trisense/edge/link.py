@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import ssl
 from collections.abc import AsyncIterator
 from typing import Final
 
 import aiomqtt
 from trisense.core import topics
-from trisense.core.config import read_secret
 from trisense.core.errors import ConfigError, LinkError
 from trisense.edge.config import MqttTable
 
@@ -96,28 +94,17 @@ class Connector:
 
     def _client(self, will: str) -> aiomqtt.Client:
         table = self._table
-        password = None if table.password_file is None else read_secret(table.password_file)
         return aiomqtt.Client(
             table.host,
             table.port,
             identifier=self._box,
             logger=quiet,
             username=table.username,
-            password=password,
+            password=table.password(),
             protocol=self._protocols[0],
             will=aiomqtt.Will(topics.state(self._box), will, QOS, retain=True),
             clean_session=True if self._protocols[0] is aiomqtt.ProtocolVersion.V311 else None,
-            tls_context=self._tls(),
+            tls_context=table.tls_context(),
             keepalive=table.keepalive_s,
             max_queued_incoming_messages=INCOMING,
         )
-
-    def _tls(self) -> ssl.SSLContext | None:
-        table = self._table
-        if not (table.tls or table.ca_file or table.cert_file):
-            return None
-        context = ssl.create_default_context(cafile=None if table.ca_file is None else str(table.ca_file))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if table.cert_file is not None:
-            context.load_cert_chain(table.cert_file, table.key_file)
-        return context

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+from trisense.core.broker import BrokerTable
 from trisense.core.config import ConfigModel, load_toml, read_secret
 from trisense.core.errors import ConfigError, Mistake
 from trisense.core.logs import Level
@@ -31,50 +31,12 @@ _Port = Annotated[int, Field(ge=1, le=65535)]
 _Bytes = Annotated[int, Field(ge=0)]
 
 
-class MqttConfig(ConfigModel):
-    """The broker."""
+class MqttConfig(BrokerTable):
+    """The broker; by default the one on this machine."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: _Port = 1883
-    username: str | None = None
-    password_file: Path | None = None
-    """File whose first line is the password."""
-    tls: bool = False
-    """TLS with the system's certificate authorities; on by itself with ca_file."""
-    ca_file: Path | None = None
-    """The authority that signed the broker's certificate."""
-    cert_file: Path | None = None
-    key_file: Path | None = None
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 15
-
-    @model_validator(mode="after")
-    def _certificate_is_whole(self) -> Self:
-        if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file together, or neither")
-        if self.cert_file is not None and self.ca_file is None and not self.tls:
-            raise ValueError("ca_file or tls = true beside cert_file")
-        return self
-
-    def password(self) -> str | None:
-        return None if self.password_file is None else read_secret(self.password_file)
-
-    def tls_context(self) -> ssl.SSLContext | None:
-        """TLS 1.2 or newer, or None for a plain connection.
-
-        Raises:
-            ConfigError: a file of it cannot be used.
-        """
-        if self.ca_file is None and not self.tls:
-            return None
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            if self.cert_file is not None and self.key_file is not None:
-                context.load_cert_chain(self.cert_file, self.key_file)
-        except OSError as error:  # also the base of ssl.SSLError
-            files = ", ".join(str(f) for f in (self.ca_file, self.cert_file, self.key_file) if f is not None)
-            raise ConfigError(files, [Mistake("mqtt", "usable certificates", str(error))]) from error
-        return context
 
 
 class DuckDbConfig(ConfigModel):
