@@ -18,6 +18,7 @@ from trisense.drivers import Lines
 from trisense.drivers.timmwave import TiMmwave, TiMmwaveConfig
 from trisense.drivers.timmwave.chirp import limits, words_of
 from trisense.drivers.timmwave.codec import MAGIC, TiMmwaveCodec, TiMmwaveDecoder
+from trisense.drivers.timmwave.counting import LineCounter
 from trisense.drivers.timmwave.driver import RawWatch
 from trisense.drivers.timmwave.rows import Tracks
 from trisense.sims.base import World, plugged
@@ -322,3 +323,48 @@ async def test_a_configuration_that_cannot_be_read_is_a_device_error(tmp_path: P
         await device(tmp_path / "tty", configuration=tmp_path / "none.cfg").connect(Lines())
     with pytest.raises(DeviceError, match="No such file"):
         await device(tmp_path / "tty", configuration=tmp_path / "gone.cfg").connect(Lines())
+
+
+# --- counting ---------------------------------------------------------------------------------------
+
+
+def crossing(number: int, *tracks: tuple[int, float, float]) -> dict[str, Any]:
+    targets = [
+        {"tid": i, "pos": [x, y, 0.0], "vel": [0.0, -12.0, 0.0], "confidence": 1.0} for i, x, y in tracks
+    ]
+    return {"frameNumber": number, "targets": targets}
+
+
+def test_a_track_that_crosses_the_line_counts_once_in_its_lane() -> None:
+    counter = LineCounter([(-5.0, 0.0), (0.0, 5.0)], line_m=20.0, interval_s=20)
+    tracks, began_ns, rows = Tracks(), 1_700_000_040_000_000_000, []
+    for number in range(1, 202):
+        y = 26.0 - number  # a track that trembles on the line crosses it three times
+        one = crossing(
+            number, (1, -2.0, y + (number == 7) * 2), (2, 9.0, y), *[(3, 2.0, 60 - y)] * (number > 3)
+        )
+        seen = tracks.told(one if number < 20 else crossing(number))
+        rows += counter.take(seen, began_ns + number * 100_000_000)
+    assert {(row.values["lane"], row.values["approaching"]): row.values["vehicle_count"] for row in rows} == {
+        (1, 0): 0,
+        (1, 1): 1,
+        (2, 0): 0,
+        (2, 1): 0,
+    }
+    (counted,) = [row.values for row in rows if row.values["vehicle_count"]]
+    assert counted["mean_speed"] == pytest.approx(43.2)
+
+
+def test_a_track_that_is_too_young_is_not_counted() -> None:
+    counter = LineCounter([(-5.0, 5.0)], line_m=20.0, interval_s=20)
+    tracks, began_ns, rows = Tracks(), 1_700_000_040_000_000_000, []
+    for number in range(1, 202):
+        seen = tracks.told(crossing(number, *[(1, 0.0, 21.5 - number)] * (number < 4)))
+        rows += counter.take(seen, began_ns + number * 100_000_000)
+    assert [row.values["vehicle_count"] for row in rows] == [0, 0]
+
+
+def test_a_driver_with_lanes_has_a_stream_of_intervals(tmp_path: Path) -> None:
+    plain, counting = device(tmp_path), device(tmp_path, lanes=[[-5, 0], [0, 5]], statistics_s=20)
+    added = {s.measurement for s in counting.streams()} - {s.measurement for s in plain.streams()}
+    assert added == {"traffic_interval"}

@@ -12,12 +12,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field as Constrained
 from trisense.core.errors import DeviceError
 from trisense.core.model import Stream, Value
+from trisense.drivers import traffic
 from trisense.drivers.framing import FramedConfig, FramedDriver
 from trisense.drivers.lines import Lines, LineUrl
 from trisense.drivers.sdk import Codec, Frame, Observed
 from trisense.drivers.timmwave import chirp
 from trisense.drivers.timmwave.cli import Cli, CliCodec
 from trisense.drivers.timmwave.codec import TiMmwaveCodec, TiMmwaveDecoder
+from trisense.drivers.timmwave.counting import LineCounter
 from trisense.drivers.timmwave.rows import POINT, PRESENCE, TRACK, Tracks
 
 __all__ = ["RawWatch", "TiMmwave", "TiMmwaveConfig"]
@@ -55,6 +57,13 @@ class TiMmwaveConfig(FramedConfig):
     configuration: Path | None = None
     """A .cfg file as TI's visualizer writes it: sent at each connection if ``cli_line`` is set, and read for
     the highest speed that can be told."""
+    lanes: tuple[tuple[float, float], ...] = ()
+    """Lanes as ranges of x in metres, such as [[-5.0, -1.5], [-1.5, 2.0]]; with a tracker's firmware the
+    vehicles in each are counted where they cross ``line_m``."""
+    line_m: float = 20.0
+    """Distance straight ahead, in metres, of the line across the lanes."""
+    statistics_s: Literal[20, 30, 60, 300, 900] = 60
+    """Length of an interval of the traffic statistics, aligned to the clock and stamped with its end."""
     points: bool = True
     """Pass on each point; a tracker's targets and all counts come in any case."""
     min_period_s: Annotated[float, Constrained(ge=0, le=60)] = 0.0
@@ -78,6 +87,7 @@ class TiMmwave(FramedDriver[TiMmwaveConfig]):
         super().__init__(config)
         self._tracks = Tracks()
         self._raw = RawWatch()
+        self._counter = LineCounter(config.lanes, line_m=config.line_m, interval_s=config.statistics_s)
         self._max_speed_mps: float | None = None
         self._next_at = 0.0
 
@@ -85,10 +95,12 @@ class TiMmwave(FramedDriver[TiMmwaveConfig]):
         tables = {"radar_presence": PRESENCE, "radar_track": TRACK}
         if self.config.points:
             tables["radar_point"] = POINT
+        if self.config.lanes:
+            tables[traffic.MEASUREMENT] = traffic.INTERVAL
         return tuple(Stream(self.config.name, name, self.layer, fields) for name, fields in tables.items())
 
     async def connect(self, lines: Lines) -> None:
-        self._tracks, self._raw = Tracks(), RawWatch()
+        self._tracks, self._raw = Tracks(), RawWatch()  # the statistics live on: they see the gap themselves
         if self.config.configuration is not None:
             await self._configure(lines, self.config.configuration)
         await super().connect(lines)
@@ -118,12 +130,13 @@ class TiMmwave(FramedDriver[TiMmwaveConfig]):
         if self._raw.suspects:
             what = f"no byte 0D in {RawWatch.FRAMES} frames: the line is not raw, it turns CR into LF"
             raise DeviceError(self.config.name, what)
+        intervals = self._counter.take(rows, time.time_ns())
         now = time.monotonic()
         if now < self._next_at:
-            return ()
+            return intervals
         self._next_at = now + self.config.min_period_s
         wanted = rows if self.config.points else [row for row in rows if row.measurement != "radar_point"]
-        return [self._limited(row) for row in wanted]
+        return [*intervals, *(self._limited(row) for row in wanted)]
 
     def _limited(self, row: Observed) -> Observed:
         """The frame's own row says up to which speed all speeds of the frame are to be believed."""
