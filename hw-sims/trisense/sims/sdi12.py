@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import Any, Final
 
 from trisense.sims.base import End, Simulator, Told, together
@@ -57,7 +58,11 @@ class Sdi12(Simulator):
         """So many values less than announced."""
         self.wet = wet
         """Its last value is the number that stands for none."""
+        self.answers_as = ""
+        """An address that it gives in place of its own: its neighbour talks in between."""
         self.commands: list[str] = []
+        self._ready_at: dict[str, float] = {}
+        """When the measurement of an address is done; asked before, it is aborted."""
         self._pages: dict[str, list[tuple[str, list[str]]]] = {}
         self._requests: asyncio.Queue[tuple[float, str]] = asyncio.Queue()
 
@@ -90,7 +95,7 @@ class Sdi12(Simulator):
         if found is None or found[1] not in f"{self.addresses}?":
             return
         self.commands.append(text)
-        address = self.addresses[0] if found[1] == "?" else found[1]
+        address = self.answers_as or (self.addresses[0] if found[1] == "?" else found[1])
         if found[6] is not None:
             await self._page(end, address, int(found[6]))
         elif found[3] is not None:
@@ -108,6 +113,7 @@ class Sdi12(Simulator):
         self._pages[address] = self._cut(
             shown[: len(shown) - self.fewer], PAGE_CHARS[kind], with_crc=with_crc
         )
+        self._ready_at[address] = time.monotonic() + (self.takes_s if kind != "R" else 0)
         if kind == "R":
             await self._page(end, address, 0)
             return
@@ -126,6 +132,8 @@ class Sdi12(Simulator):
         return [("crc" if with_crc else "", page) for page in pages]
 
     async def _page(self, end: End, address: str, number: int) -> None:
+        if time.monotonic() < self._ready_at.get(address, 0):
+            self._pages[address] = []
         pages = self._pages.get(address, [])
         check, values = pages[number] if number < len(pages) else (pages[0][0] if pages else "", [])
         text = address + "".join(values)

@@ -47,6 +47,8 @@ class Wxt(Simulator):
         self.blocked = blocked
         """Birds or ice: wind cannot be measured."""
         self.heater = heater
+        self.answers_as = ""
+        """An address that it gives in place of its own: its neighbour talks in between."""
         self._last_mm: float | None = None
         self._messages: dict[str, Callable[[], tuple[str, list[Told]]]] = {
             "1": self._wind,
@@ -91,7 +93,8 @@ class Wxt(Simulator):
                 end, f"{self.address}{'t' if with_crc else 'T'}X,Unknown cmd error", with_crc=with_crc
             )
             return
-        text = ",".join([f"{self.address}{'r' if with_crc else 'R'}{number}", *(part for part, _ in told)])
+        address = self.answers_as or self.address
+        text = ",".join([f"{address}{'r' if with_crc else 'R'}{number}", *(part for part, _ in told)])
         await self._say(end, text, *(row for _, rows in told for row in rows), with_crc=with_crc)
 
     async def _say(self, end: End, text: str, *told: Told, with_crc: bool) -> None:

@@ -156,6 +156,15 @@ async def test_it_goes_on_when_the_sensor_says_that_it_is_ready(tmp_path: Path, 
     assert len(row.values) == len(NAMES)
 
 
+async def test_a_reading_of_another_sensor_is_not_ours(tmp_path: Path, sensor: Any) -> None:
+    sim = sensor(Sensor)
+    sim.answers_as = "1"
+    options: dict[str, Any] = {"command": "R0", "timeout_s": 0.2}
+    async with plugged(sim, tmp_path / "tty"), running(tmp_path / "tty", **options) as device:
+        with pytest.raises(DeviceTimeout):
+            await device.read()
+
+
 async def test_a_service_request_that_is_lost_costs_time_and_no_data(tmp_path: Path, sensor: Any) -> None:
     sim = sensor(Sensor, ready_s=1, requests=False)
     async with plugged(sim, tmp_path / "tty"), running(tmp_path / "tty") as device:

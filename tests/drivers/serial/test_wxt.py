@@ -190,7 +190,8 @@ async def test_a_message_that_the_station_does_not_have_is_an_error_in_its_words
 
 
 async def test_another_station_is_never_taken_for_ours(tmp_path: Path, sensor: Any) -> None:
-    sim = sensor(Station, address="1")
+    sim = sensor(Station)
+    sim.answers_as = "1"
     async with plugged(sim, tmp_path / "tty"), running(tmp_path / "tty", timeout_s=0.2) as device:
         with pytest.raises(DeviceTimeout):
             await device.read()
