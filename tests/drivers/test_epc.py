@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trisense.drivers.llrp.epc import EPC, PREFIX_BITS, decode
+from trisense.drivers.epc import EPC, PREFIX_BITS, decode
 
 BITS_96 = 96
 

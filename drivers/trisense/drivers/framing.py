@@ -201,15 +201,25 @@ class FramedDriver(StreamingDriver[C]):
         self._line = await lines.open(self.config.line, timeout_s=self.config.timeout_s)
         await self.begin(self._line)
 
-    async def observe(self) -> AsyncIterator[Observed]:
+    async def good_frames(self) -> AsyncGenerator[Frame]:
+        """Good frames as they come; damaged ones are counted.
+
+        Raises:
+            DeviceTimeout, LineError: as ``read_frames``.
+        """
         assert self._line is not None, "connect comes first"  # noqa: S101  # the runtime's own contract
         pieces = read_frames(self._line, self.decoder(), device=self.config.name, timeout_s=self.silence_s())
         async with aclosing(pieces):
             async for piece in pieces:
                 if isinstance(piece, Damage):
                     self.damaged_count += 1
-                    continue
-                for row in self.rows(piece):
+                else:
+                    yield piece
+
+    async def observe(self) -> AsyncIterator[Observed]:
+        async with aclosing(self.good_frames()) as frames:
+            async for frame in frames:
+                for row in self.rows(frame):
                     yield row
 
     async def close(self) -> None:

@@ -42,6 +42,7 @@ KINDS: Final = {
     "sensecap": "trisense.sims.modbus:SenseCap",
     "modbus": "trisense.sims.modbus:ModbusLine",
     "llrp": "trisense.sims.llrp:LlrpReader",
+    "r200": "trisense.sims.r200:R200Module",
     "adsb": "trisense.sims.beast:BeastFeed",
     "http-camera": "trisense.sims.camera:SnapshotCamera",
     "ndvi-scenes": "trisense.sims.scenes:NdviScenes",

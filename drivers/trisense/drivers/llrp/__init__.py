@@ -10,10 +10,10 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import Field, field_validator
 from trisense.core.errors import DeviceError
 from trisense.core.model import Stream
+from trisense.drivers.epc import EPC
 from trisense.drivers.lines import Line, Lines, LineUrl
 from trisense.drivers.llrp.client import Client, Offer
 from trisense.drivers.llrp.codec import LLRP
-from trisense.drivers.llrp.epc import EPC
 from trisense.drivers.llrp.messages import MessageType
 from trisense.drivers.llrp.rows import Sightings, event_rows, streams
 from trisense.drivers.sdk import Codec, DeviceConfig, Frame, Observed, StreamingDriver

@@ -7,21 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from trisense.core.model import Field, FieldType, Layer, Quality, Stream, Value
-from trisense.drivers.llrp import epc
+from trisense.drivers.epc import SIGHTING, TAG_FIELDS, tag_values
 from trisense.drivers.llrp.messages import MessageType
 from trisense.drivers.sdk import Frame, Observed
 
 __all__ = ["Sightings", "crc_matches", "event_rows", "number", "rows_of", "streams"]
 
-SIGHTING: Final = "tag_sighting"
 EVENT: Final = "reader_event"
 SATURATED: Final = 65_535
 """TagSeenCount stops there (sheet 1.6)."""
 
 SIGHTING_FIELDS: Final = (
-    Field("epc", "", FieldType.STR),
-    Field("scheme", "", FieldType.STR),
-    Field("epc_uri", "", FieldType.STR),
+    *TAG_FIELDS,
     Field("antenna", "1", FieldType.INT),
     Field("rssi", "dB{mW}", resolution=1.0, valid=(-120.0, 20.0)),
     Field("channel", "1", FieldType.INT),
@@ -99,12 +96,8 @@ CARRIED: Final = (
 
 
 def _sighting(tag: Mapping[str, Any]) -> Observed:
-    epc_hex = number(tag)
-    decoded = epc.decode(bytes.fromhex(epc_hex))
     values: dict[str, Value] = {
-        "epc": epc_hex,
-        "scheme": decoded["scheme"] if "uri" in decoded else None,
-        "epc_uri": decoded.get("uri"),
+        **tag_values(bytes.fromhex(number(tag))),
         "antenna": tag.get("AntennaID"),
         "rssi": tag.get("PeakRSSI"),
         "channel": tag.get("ChannelIndex"),

@@ -10,9 +10,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
+from trisense.core.model import Field, FieldType, Value
 from trisense.drivers.sdk import Frame, Observed
 
-__all__ = ["EPC", "EpcCodec", "decode"]
+__all__ = ["EPC", "SIGHTING", "TAG_FIELDS", "EpcCodec", "decode", "tag_values"]
+
+SIGHTING: Final = "tag_sighting"
+"""Measurement of the rows that tell one tag that a reader saw."""
+TAG_FIELDS: Final = (
+    Field("epc", "", FieldType.STR),
+    Field("scheme", "", FieldType.STR),
+    Field("epc_uri", "", FieldType.STR),
+)
 
 SCHEMES: Final[Mapping[int, str]] = {
     0x2C: "GDTI-96",
@@ -107,6 +116,13 @@ def decode(epc: bytes) -> Frame:
         else:
             _decode_partitioned(epc, layout, frame)
     return frame
+
+
+def tag_values(epc: bytes) -> dict[str, Value]:
+    """What ``TAG_FIELDS`` tell of a tag's number; scheme and URI only where it is a valid EPC."""
+    decoded = decode(epc)
+    values: dict[str, Value] = {"epc": epc.hex()}
+    return values | {"scheme": decoded["scheme"], "epc_uri": decoded["uri"]} if "uri" in decoded else values
 
 
 def _decode_gid(epc: bytes, frame: Frame) -> None:
