@@ -62,8 +62,8 @@ def subject(cls: type[Any], contract: Conformance, **options: Any) -> Subject:
     def player() -> TablePlayer:
         return TablePlayer(contract, contract.example)
 
-    setup = Setup({**contract.device, **options}, player, len(contract.example))
-    return Subject(cls.name, cls.name, cls, contract.transport, contract.line, contract.line_key, {}, [setup])
+    setup = Setup({**contract.device, **options}, player, len(contract.example), contract.transport)
+    return Subject(cls.name, cls.name, cls, contract.line, contract.line_key, {}, [setup])
 
 
 async def found(subject: Subject, *cells: CellName) -> dict[str, str]:

@@ -233,7 +233,11 @@ async def come_back(subject: Subject, folder: Path) -> str:
             await _hang_up(trial)
             await trial.device.stage.plug()
             await _recovers(trial)
-    return "another node under the same name" if subject.transport == "pty" else "a new listener at the port"
+    return (
+        "another node under the same name"
+        if subject.setups[0].transport == "pty"
+        else "a new listener at the port"
+    )
 
 
 async def clock_steps(subject: Subject, folder: Path) -> str:

@@ -18,7 +18,7 @@ from trisense.drivers.kit.trial import Broken
 
 __all__ = ["Card", "Verdict", "judge", "judge_all"]
 
-AT_ONCE: Final = 8
+AT_ONCE: Final = 16
 """Drivers tested at a time: they mostly wait."""
 ATTEMPTS: Final = 3
 """A test that failed while the machine stalled is no proof against the driver: it is run again."""

@@ -8,13 +8,15 @@ from typing import Final, Literal
 from trisense.drivers.kit.contract import Row
 from trisense.drivers.kit.player import Player, Reply
 
-__all__ = ["Image", "ModbusSlave"]
+__all__ = ["Image", "ModbusSlave", "SlaveFraming"]
 
 READS: Final = (1, 2, 3, 4)
 EXCEPTION: Final = 0x80
 ILLEGAL_ADDRESS: Final = 2
 RTU_BYTES: Final = 8
 MBAP_BYTES: Final = 12
+
+SlaveFraming = Literal["rtu", "tcp"]
 
 Image = tuple[Mapping[int, int], Sequence[Row]]
 """Words (or bits) by address, and the rows that they mean."""
@@ -35,7 +37,7 @@ class ModbusSlave(Player):
 
     speaks = False
 
-    def __init__(self, unit: int, images: Sequence[Image], framing: Literal["rtu", "tcp"] = "rtu") -> None:
+    def __init__(self, unit: int, images: Sequence[Image], framing: SlaveFraming) -> None:
         super().__init__()
         self._unit = unit
         self._images = images

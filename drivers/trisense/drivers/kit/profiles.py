@@ -11,7 +11,7 @@ from typing import Any, Final
 from trisense.core.errors import ConfigError, Mistake
 from trisense.core.model import Quality, Value
 from trisense.drivers.kit.contract import Row
-from trisense.drivers.kit.modbus_slave import Image, ModbusSlave
+from trisense.drivers.kit.modbus_slave import Image, ModbusSlave, SlaveFraming
 from trisense.drivers.kit.subject import Setup, Subject
 from trisense.drivers.modbus import Modbus, Profile, load_profile, profiles
 from trisense.drivers.modbus.profile import FieldTable, quality_of
@@ -19,6 +19,7 @@ from trisense.drivers.modbus.profile import FieldTable, quality_of
 __all__ = ["subject_of_profile"]
 
 TIMEOUT_S: Final = 0.1
+FRAMINGS: Final[Sequence[tuple[SlaveFraming, str]]] = (("rtu", "pty"), ("tcp", "tcp"))
 CANDIDATES: Final = (100, 200, 50, 20, 1, 500, 1000, 2000, 5, 10_000, 0)
 """Raw numbers to try; the first that the field takes as a value inside its range is used."""
 
@@ -39,26 +40,22 @@ def subject_of_profile(name: str) -> Subject:
                 "driver", [Mistake("driver", f"modbus: and one of {', '.join(profiles())}", repr(name))]
             )
         profile = profiles()[wanted]
-    base: dict[str, Any] = {"framing": "rtu", "timeout_s": TIMEOUT_S}
+    base: dict[str, Any] = {"timeout_s": TIMEOUT_S}
     if own:
         base["profile_file"] = str(Path(name).resolve())
     setups = [
-        Setup({**base, "options": options}, partial(ModbusSlave, profile.device.unit, images), len(images))
+        Setup(
+            {**base, "framing": framing, "options": options},
+            partial(ModbusSlave, profile.device.unit, images, framing),
+            len(images),
+            transport,
+        )
+        for framing, transport in FRAMINGS
         for options, images in _images(profile)
     ]
-    return Subject(
-        name,
-        Modbus.name if own else name,
-        Modbus,
-        "pty",
-        "",
-        "line",
-        {},
-        setups,
-        note="RTU on a pty"
-        if profile.example
-        else "RTU on a pty; values by the profile alone: it has no [[example]]",
-    )
+    by = "" if profile.example else "; values by the profile alone: it has no [[example]]"
+    note = f"RTU on a pty, its examples over Modbus TCP too{by}"
+    return Subject(name, Modbus.name if own else name, Modbus, "", "line", {}, setups, note)
 
 
 def _images(profile: Profile) -> Iterator[tuple[Mapping[str, str], Sequence[Image]]]:

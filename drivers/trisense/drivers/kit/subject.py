@@ -18,7 +18,7 @@ from trisense.drivers.kit.stage import PtyStage, Stage, TcpStage
 from trisense.drivers.registry import driver_class, known
 from trisense.drivers.sdk import Driver
 
-__all__ = ["CONTRACT", "DEVICE", "Setup", "Subject", "subject_at", "subject_of"]
+__all__ = ["CONTRACT", "DEVICE", "Setup", "Subject", "stage_of", "subject_at", "subject_of"]
 
 CONTRACT: Final = "conformance.toml"
 DEVICE: Final = "device-under-test"
@@ -40,6 +40,8 @@ class Setup:
     options: Mapping[str, Any]
     player: Callable[[], Player]
     examples: int
+    transport: str
+    """``pty`` or ``tcp``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,6 @@ class Subject:
     driver_name: str
     """What ``driver =`` says in its configuration."""
     cls: type[Driver[Any]]
-    transport: str
     template: str
     line_key: str
     not_applicable: Mapping[CellName, str]
@@ -78,11 +79,12 @@ class Subject:
         except ValidationError as error:
             raise ConfigError(f"{self.name}: {CONTRACT}", mistakes_of(error, "device")) from error
 
-    def stage(self, folder: Path) -> Stage:
-        """A place for the device; ``folder`` is for the link of a pty."""
-        if self.transport == "tcp":
-            return TcpStage()
-        return PtyStage(Path(tempfile.mkdtemp(dir=folder)) / "device")
+
+def stage_of(setup: Setup, folder: Path) -> Stage:
+    """A place for the device; ``folder`` is for the link of a pty."""
+    if setup.transport == "tcp":
+        return TcpStage()
+    return PtyStage(Path(tempfile.mkdtemp(dir=folder)) / "device")
 
 
 def subject_of(name: str) -> Subject:
@@ -102,7 +104,6 @@ def subject_of(name: str) -> Subject:
         name,
         name,
         cls,
-        contract.transport,
         contract.line,
         contract.line_key,
         {**_left_out(contract), **contract.not_applicable},
@@ -123,9 +124,8 @@ def subject_at(name: str, url: str, options: Mapping[str, Any]) -> Subject:
     cls = driver_class(name)
     if "line" not in cls.config_model.model_fields:
         raise ConfigError("--url", [Mistake("--url", "a driver with the option line", name)])
-    setup = Setup(options, _nobody, 1)
-    transport = "tcp" if scheme == "tcp" else "pty"
-    subject = Subject(name, name, cls, transport, "", "line", UNSEEN, [setup], f"the device at {url}", url)
+    setup = Setup(options, _nobody, 1, "tcp" if scheme == "tcp" else "pty")
+    subject = Subject(name, name, cls, "", "line", UNSEEN, [setup], f"the device at {url}", url)
     subject.driver(url, setup)
     return subject
 
@@ -162,4 +162,4 @@ def _alike(examples: Sequence[Example]) -> Sequence[Sequence[Example]]:
 
 def _setup(contract: Conformance, examples: Sequence[Example]) -> Setup:
     options = {**contract.device, **examples[0].device}
-    return Setup(options, lambda: TablePlayer(contract, examples), len(examples))
+    return Setup(options, lambda: TablePlayer(contract, examples), len(examples), contract.transport)

@@ -15,7 +15,7 @@ from trisense.core.model import Value
 from trisense.drivers.kit.contract import Row
 from trisense.drivers.kit.player import Device, Fault, as_it_is
 from trisense.drivers.kit.stage import Stage
-from trisense.drivers.kit.subject import Setup, Subject
+from trisense.drivers.kit.subject import Setup, Subject, stage_of
 from trisense.drivers.lines import Lines
 from trisense.drivers.sdk import Driver, Observed, PolledDriver, StreamingDriver
 
@@ -213,7 +213,7 @@ async def trial_of(subject: Subject, setup: Setup, folder: Path, *, run: bool = 
     Raises:
         Broken: what the driver did wrong, at the end of the block at the latest.
     """
-    stage = subject.stage(folder)
+    stage = stage_of(setup, folder)
     await stage.plug()
     trial = _trial(subject, setup, stage)
     device = trial.device
