@@ -38,6 +38,7 @@ KINDS: Final = {
     "ld2410": "trisense.sims.hilink:Ld2410",
     "ld2451": "trisense.sims.hilink:Ld2451",
     "ops243": "trisense.sims.ops243:Ops243",
+    "dr500": "trisense.sims.dr500:Dr500",
     "ws90": "trisense.sims.modbus:Ws90",
     "sensecap": "trisense.sims.modbus:SenseCap",
     "modbus": "trisense.sims.modbus:ModbusLine",
