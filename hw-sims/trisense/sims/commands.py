@@ -44,6 +44,7 @@ KINDS: Final = {
     "modbus": "trisense.sims.modbus:ModbusLine",
     "llrp": "trisense.sims.llrp:LlrpReader",
     "r200": "trisense.sims.r200:R200Module",
+    "uhfreader18": "trisense.sims.uhfreader18:UhfReader18",
     "adsb": "trisense.sims.beast:BeastFeed",
     "http-camera": "trisense.sims.camera:SnapshotCamera",
     "ndvi-scenes": "trisense.sims.scenes:NdviScenes",
