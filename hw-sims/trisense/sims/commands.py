@@ -46,6 +46,7 @@ KINDS: Final = {
     "llrp": "trisense.sims.llrp:LlrpReader",
     "r200": "trisense.sims.r200:R200Module",
     "uhfreader18": "trisense.sims.uhfreader18:UhfReader18",
+    "pn532": "trisense.sims.pn532:Pn532",
     "adsb": "trisense.sims.beast:BeastFeed",
     "http-camera": "trisense.sims.camera:SnapshotCamera",
     "ndvi-scenes": "trisense.sims.scenes:NdviScenes",
