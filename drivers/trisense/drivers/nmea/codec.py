@@ -8,6 +8,7 @@ from functools import reduce
 from operator import xor
 from typing import Any, Final
 
+from trisense.core.errors import TrisenseError
 from trisense.drivers.framing import Cut, Decoder, FramedCodec
 from trisense.drivers.sdk import Frame, Observed
 from trisense.drivers.wxt.fields import UNITS, converted
@@ -50,7 +51,7 @@ bar and m/s have more digits than inches of mercury and knots."""
 ANGLES: Final = frozenset({"wind_direction", "wind_direction_magnetic", "wind_angle"})
 
 
-class NotAsItShould(Exception):
+class NotAsItShould(TrisenseError):
     """A sentence of another form than its type has."""
 
 
