@@ -345,6 +345,22 @@ async def test_sightings_are_what_the_reader_told() -> None:
     assert driver.damaged_count == 0
 
 
+async def test_a_window_tells_arrivals_of_tags_that_were_sighted_before() -> None:
+    async with driving(reader(), window={"min_reads": 1, "depart_s": 60}) as driver:
+        rows = await rows_of(driver, 20)
+        assert driver.streams()[-1].measurement == "tag_passage"
+    sighted: set[object] = set()
+    arrivals = [row for row in rows if row.measurement == "tag_passage"]
+    for row in rows:
+        if row.measurement == "tag_sighting":
+            sighted.add(row.values["epc"])
+        elif row.measurement == "tag_passage":
+            assert row.values["tag"] in sighted
+            assert row.values["event"] == "arrived"
+            assert {"antenna", "rssi"} <= set(row.values)
+    assert len({row.values["tag"] for row in arrivals}) == len(arrivals) > 0
+
+
 async def test_rows_hold_what_the_streams_promise() -> None:
     async with driving(reader(antenna_faults_per_hour=1e6)) as driver:
         rows = await rows_of(driver, 10)
@@ -636,6 +652,6 @@ def test_the_sample_shows_every_option_with_its_default() -> None:
     shown = tomllib.loads("\n".join(line.removeprefix("# ") for line in lines if " = " in line))
     defaults = {name: info.default for name, info in Config.model_fields.items() if not info.is_required()}
     assert shown.keys() - live.keys() == defaults.keys() - {"site", "position"}
-    for name in shown.keys() - live.keys() - {"power_dbm", "mode"}:
+    for name in shown.keys() - live.keys() - {"power_dbm", "mode", "window"}:
         assert type(defaults[name])(shown[name]) == defaults[name]
     assert (FOLDER / "sample.toml").read_text() in (FOLDER / "README.md").read_text()

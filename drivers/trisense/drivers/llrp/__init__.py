@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, field_validator
@@ -17,6 +17,7 @@ from trisense.drivers.llrp.codec import LLRP
 from trisense.drivers.llrp.messages import MessageType
 from trisense.drivers.llrp.rows import Sightings, event_rows, streams
 from trisense.drivers.sdk import Codec, DeviceConfig, Frame, Observed, StreamingDriver
+from trisense.drivers.tagwindow import TagWindow, WindowConfig, passage_stream, with_passages
 
 __all__ = ["Config", "Llrp"]
 
@@ -51,6 +52,9 @@ class Config(DeviceConfig):
     """Ask for each tag's PC and CRC, and drop a sighting whose CRC contradicts its number."""
     keepalive_s: Annotated[float, Field(ge=0.1, le=300)] = 5.0
     """The reader says it is alive this often; three missed in a row end the connection."""
+    window: WindowConfig | None = None
+    """Tell arrivals and departures of tags besides each sighting: ``depart_s``, ``min_reads``,
+    ``strong_dbm``. Unset: sightings alone."""
 
     @field_validator("line")
     @classmethod
@@ -74,9 +78,12 @@ class Llrp(StreamingDriver[Config]):
         self._line: Line | None = None
         self._client: Client | None = None
         self._sightings = Sightings()
+        self._window = TagWindow(config.window) if config.window else None
 
     def streams(self) -> tuple[Stream, ...]:
-        return streams(self.config.name, self.config.site or "")
+        site = self.config.site or ""
+        passages = (passage_stream(self.config.name, site),) if self._window else ()
+        return (*streams(self.config.name, site), *passages)
 
     @property
     def stale_count(self) -> int:
@@ -144,6 +151,14 @@ class Llrp(StreamingDriver[Config]):
         }
 
     async def observe(self) -> AsyncIterator[Observed]:
+        async with (
+            contextlib.aclosing(self._reported()) as sightings,
+            contextlib.aclosing(with_passages(sightings, self._window)) as rows,
+        ):
+            async for row in rows:
+                yield row
+
+    async def _reported(self) -> AsyncGenerator[Observed]:
         client = self._client
         assert client is not None, "connect comes first"  # noqa: S101  # the runtime's own contract
         lost = client.damaged_count

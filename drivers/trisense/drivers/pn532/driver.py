@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Final
 
@@ -19,6 +20,7 @@ from trisense.drivers.pn532.codec import (
     command,
 )
 from trisense.drivers.sdk import Codec, Frame, Observed
+from trisense.drivers.tagwindow import TagWindow, WindowConfig, passage_stream
 
 __all__ = ["Pn532", "Pn532Config"]
 
@@ -44,6 +46,9 @@ class Pn532Config(FramedConfig):
 
     retries: Annotated[int, Constrained(ge=0, le=254)] = 2
     """Further tries to find a card within one read; without a bound the module would stay silent."""
+    window: WindowConfig | None = None
+    """Tell arrivals and departures of tags besides each sighting: ``depart_s``, ``min_reads``,
+    ``strong_dbm``. Unset: sightings alone."""
 
 
 class Pn532(AskedDriver[Pn532Config]):
@@ -56,9 +61,12 @@ class Pn532(AskedDriver[Pn532Config]):
     def __init__(self, config: Pn532Config) -> None:
         super().__init__(config)
         self._codec = Pn532Codec()
+        self._window = TagWindow(config.window) if config.window else None
 
     def streams(self) -> tuple[Stream, ...]:
-        return (Stream(self.config.name, SIGHTING, self.layer, FIELDS, self.config.site or ""),)
+        site = self.config.site or ""
+        sightings = Stream(self.config.name, SIGHTING, self.layer, FIELDS, site)
+        return (sightings, passage_stream(self.config.name, site)) if self._window else (sightings,)
 
     def decoder(self) -> Pn532Decoder:
         return Pn532Decoder()
@@ -73,7 +81,12 @@ class Pn532(AskedDriver[Pn532Config]):
 
     async def poll(self, device: Dialogue) -> Sequence[Observed]:
         found = await self._ask(device, LIST_PASSIVE, bytes((MAX_TARGETS, ISO_14443A)))
-        return self._codec.observed(found)
+        rows = self._codec.observed(found)
+        if self._window is None:
+            return rows
+        now_s = time.monotonic()
+        events = [event for row in rows for event in self._window.observed(row, now_s)]
+        return [*rows, *events, *self._window.departed(now_s)]
 
     async def _ask(self, device: Dialogue, code: int, data: bytes = b"", *, wake: bool = False) -> Frame:
         question = (WAKE if wake else b"") + command(code, data)

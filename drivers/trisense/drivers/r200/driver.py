@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field as Constrained
@@ -16,6 +16,7 @@ from trisense.drivers.framing import FramedConfig, FramedDriver
 from trisense.drivers.lines import Line
 from trisense.drivers.r200.codec import ERROR, NO_TAG, RESPONSE, R200Codec, R200Decoder, command
 from trisense.drivers.sdk import Codec, Frame, Observed
+from trisense.drivers.tagwindow import TagWindow, WindowConfig, passage_stream, with_passages
 
 __all__ = ["R200", "R200Config"]
 
@@ -41,6 +42,9 @@ class R200Config(FramedConfig):
     """Transmit power. Unset: left as it is."""
     region: Literal["china-900", "us", "eu", "china-800", "korea"] | None = None
     """Frequency band to set; mind what is allowed where it stands. Unset: left as it is."""
+    window: WindowConfig | None = None
+    """Tell arrivals and departures of tags besides each sighting: ``depart_s``, ``min_reads``,
+    ``strong_dbm``. Unset: sightings alone."""
 
 
 class R200(FramedDriver[R200Config]):
@@ -53,9 +57,12 @@ class R200(FramedDriver[R200Config]):
     def __init__(self, config: R200Config) -> None:
         super().__init__(config)
         self._codec = R200Codec()
+        self._window = TagWindow(config.window) if config.window else None
 
     def streams(self) -> tuple[Stream, ...]:
-        return (Stream(self.config.name, SIGHTING, self.layer, FIELDS, self.config.site or ""),)
+        site = self.config.site or ""
+        sightings = Stream(self.config.name, SIGHTING, self.layer, FIELDS, site)
+        return (sightings, passage_stream(self.config.name, site)) if self._window else (sightings,)
 
     def decoder(self) -> R200Decoder:
         return R200Decoder()
@@ -75,6 +82,14 @@ class R200(FramedDriver[R200Config]):
         await line.write(self._command(MULTI_POLL, POLL_ROUNDS))
 
     async def observe(self) -> AsyncIterator[Observed]:
+        async with (
+            contextlib.aclosing(self._sightings()) as sightings,
+            contextlib.aclosing(with_passages(sightings, self._window)) as rows,
+        ):
+            async for row in rows:
+                yield row
+
+    async def _sightings(self) -> AsyncGenerator[Observed]:
         loop = asyncio.get_running_loop()
         renew_at = loop.time() + RENEW_S
         async with contextlib.aclosing(self.good_frames()) as frames:

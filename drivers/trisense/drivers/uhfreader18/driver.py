@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Annotated, ClassVar, Final, Literal
 
@@ -15,6 +15,7 @@ from trisense.drivers.epc import SIGHTING, TAG_FIELDS
 from trisense.drivers.framing import FramedConfig, FramedDriver
 from trisense.drivers.lines import Line
 from trisense.drivers.sdk import Codec, Frame, Observed
+from trisense.drivers.tagwindow import TagWindow, WindowConfig, passage_stream, with_passages
 from trisense.drivers.uhfreader18.codec import (
     INFO,
     INVENTORY,
@@ -40,6 +41,9 @@ class UhfReader18Config(FramedConfig):
     trigger mode, in which it sends tags by itself and answers nothing."""
     address: Annotated[int, Constrained(ge=0, le=0xFF)] = 0
     """Address of the reader; 255 takes whichever reader is there."""
+    window: WindowConfig | None = None
+    """Tell arrivals and departures of tags besides each sighting: ``depart_s``, ``min_reads``,
+    ``strong_dbm``. Unset: sightings alone."""
 
 
 class UhfReader18(FramedDriver[UhfReader18Config]):
@@ -52,10 +56,13 @@ class UhfReader18(FramedDriver[UhfReader18Config]):
     def __init__(self, config: UhfReader18Config) -> None:
         super().__init__(config)
         self._codec = UhfReader18Codec()
+        self._window = TagWindow(config.window) if config.window else None
         self._scan_s = 0.0
 
     def streams(self) -> tuple[Stream, ...]:
-        return (Stream(self.config.name, SIGHTING, self.layer, TAG_FIELDS, self.config.site or ""),)
+        site = self.config.site or ""
+        sightings = Stream(self.config.name, SIGHTING, self.layer, TAG_FIELDS, site)
+        return (sightings, passage_stream(self.config.name, site)) if self._window else (sightings,)
 
     def decoder(self) -> UhfDecoder:
         return UhfDecoder(self.config.address)
@@ -70,6 +77,14 @@ class UhfReader18(FramedDriver[UhfReader18Config]):
         self._scan_s = reply["info"]["scan_time_s"]
 
     async def observe(self) -> AsyncIterator[Observed]:
+        async with (
+            aclosing(self._sightings()) as sightings,
+            aclosing(with_passages(sightings, self._window)) as rows,
+        ):
+            async for row in rows:
+                yield row
+
+    async def _sightings(self) -> AsyncGenerator[Observed]:
         if self.config.mode == "push":
             async with aclosing(self.good_frames()) as frames:
                 async for frame in frames:
