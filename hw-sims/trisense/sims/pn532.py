@@ -12,6 +12,7 @@ __all__ = ["Pn532"]
 HELD_S: Final = 4.0
 MAX_CARDS: Final = 2
 ACK: Final = bytes.fromhex("0000ff00ff00")
+WAKE: Final = b"\x55\x55"
 SYNTAX_ERROR: Final = bytes.fromhex("0000ff01ff7f8100")
 KINDS: Final = ((4, 0x08, "0004"), (7, 0x00, "0044"), (7, 0x20, "0344"), (4, 0x20, "0004"))
 """UID bytes, SEL_RES and SENS_RES; the last kind makes its number up each time."""
@@ -36,14 +37,15 @@ class Pn532(Simulator):
         heard = b""
         while True:
             heard = (heard + await end.read())[-600:]
-            if self.asleep and b"\x55\x55" in heard:
-                self.asleep = False
+            if self.asleep:  # what comes before the call is not heard
+                _, call, behind = heard.partition(WAKE)
+                self.asleep, heard = not call, behind if call else heard[-1:]
             while (at := heard.find(b"\x00\xff")) >= 0 and len(heard) >= at + 3:
                 size = heard[at + 2] + 5
                 if len(heard) < at + size:
                     break
                 body, heard = heard[at + 4 : at + size], heard[at + size :]
-                if not self.asleep and body[:1] == b"\xd4" and sum(body) % 256 == 0:
+                if body[:1] == b"\xd4" and sum(body) % 256 == 0:
                     await self._do(end, body[1], body[2:-1])
 
     async def _do(self, end: End, code: int, data: bytes) -> None:
