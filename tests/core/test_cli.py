@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 
 import pytest
-from trisense.core import cli
-from trisense.core.errors import MissingExtra
 
 
 def trisense(*args: str) -> subprocess.CompletedProcess[str]:
@@ -40,40 +37,36 @@ def test_an_unknown_command_is_named_and_exits_2() -> None:
     assert "egde" in result.stderr
 
 
-def test_a_command_whose_dependencies_are_missing_says_which_extra_brings_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Absent(EntryPoint):
-        def load(self) -> object:
-            raise ModuleNotFoundError("No module named 'duckdb'", name="duckdb")
+def trisense_without(module: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """The program in an environment where ``module`` is not installed."""
+    code = (
+        "import sys\n"
+        f"sys.modules[{module!r}] = None\n"  # what Python itself does to make an import fail
+        "from trisense.core import cli\n"
+        f"sys.argv = ['trisense', *{args!r}]\n"
+        "cli.main()"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
-    point = Absent("gateway", "trisense.gateway.commands:app", cli.GROUP)
-    with pytest.raises(MissingExtra, match=r"needs trisense\[gateway\] \(module duckdb"):
-        cli.load(point)
+
+@pytest.mark.parametrize(
+    ("module", "args", "extra"),
+    [
+        ("starlette", ("gateway", "run", "nowhere.toml"), "gateway"),
+        ("uvicorn", ("gateway", "run", "nowhere.toml"), "gateway"),
+        ("aiomqtt", ("edge", "run", "nowhere.toml"), "edge"),
+        ("PIL", ("sim", "run", "http-camera", "--tcp", "127.0.0.1:1"), "sims"),
+    ],
+)
+def test_a_command_whose_dependencies_are_missing_says_in_one_line_which_extra_brings_them(
+    module: str, args: tuple[str, ...], extra: str
+) -> None:
+    result = trisense_without(module, *args)
+    assert result.returncode == 2
+    assert result.stderr == f"trisense: needs trisense[{extra}] (module {module} is not installed)\n"
 
 
 def test_a_module_of_our_own_that_is_missing_is_a_defect_and_not_a_missing_extra() -> None:
-    point = EntryPoint("x", "trisense.gateway.no_such_module:app", cli.GROUP)
-    with pytest.raises(ModuleNotFoundError):
-        cli.load(point)
-
-
-@pytest.fixture
-def argv(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    arguments = ["trisense"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    return arguments
-
-
-def test_a_missing_extra_ends_with_one_line_and_exit_2(
-    argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def absent(_: EntryPoint) -> object:
-        raise MissingExtra("gateway", "duckdb")
-
-    monkeypatch.setattr(cli, "load", absent)
-    argv.append("gateway")
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == "trisense: needs trisense[gateway] (module duckdb is not installed)\n"
+    result = trisense_without("trisense.gateway.config", "gateway", "run", "nowhere.toml")
+    assert result.returncode == 1
+    assert "ModuleNotFoundError" in result.stderr

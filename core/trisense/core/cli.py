@@ -7,6 +7,7 @@ when it is called, so that a box without the gateway's dependencies still starts
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -75,20 +76,19 @@ class Commands(typer.core.TyperGroup):
 
 
 def load(point: EntryPoint) -> Any:
-    """Import one command.
+    """Import one command."""
+    return typer.main.get_command(point.load())
 
-    Raises:
-        MissingExtra: it needs a package that is not installed.
-    """
-    try:
-        app: Any = point.load()
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        extra = EXTRAS.get(".".join(point.module.split(".")[:2]))
-        if extra is None or missing.startswith("trisense"):
-            raise
-        raise MissingExtra(extra, missing) from error
-    return typer.main.get_command(app)
+
+def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
+    """The extra that brings what a part of ours tried to import; None where a module of ours is missing."""
+    missing, importer = error.name or "", None
+    if missing.split(".")[0] == "trisense":
+        return None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        part = ".".join(str(frame.f_globals.get("__name__", "")).split(".")[:2])
+        importer = EXTRAS.get(part, importer)
+    return None if importer is None else MissingExtra(importer, missing.split(".")[0])
 
 
 root = typer.Typer(
@@ -129,6 +129,11 @@ def main() -> NoReturn:
         sys.exit(2)
     except TrisenseError as error:
         cannot(str(error))
+    except ModuleNotFoundError as error:
+        lacking = missing_extra(error)
+        if lacking is None:
+            raise
+        cannot(str(lacking))
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)
