@@ -20,7 +20,7 @@ SUPPORTED = (
     *("jpeg", "adsb-", "geotiff-ndvi"),
     *("nova.", "sensirion.", "winsen.", "dfrobot.a02yyuw", "hydreon.", "davis."),
     *("vaisala.", "nmea0183.", "sdi12."),
-    *("ti-mmwave", "ld2410", "ld2451", "ops243", "houston-dr500", "wavetronix-ss125"),
+    *("ti-mmwave", "ld2410", "ld2451", "ops243", "houston-dr500", "wavetronix-ss125", "rtms-g4"),
 )
 PMS = "424d001c00000008000800000008000800d20046002d001e00000000970002c5"
 

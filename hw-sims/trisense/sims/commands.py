@@ -40,6 +40,7 @@ KINDS: Final = {
     "ops243": "trisense.sims.ops243:Ops243",
     "dr500": "trisense.sims.dr500:Dr500",
     "ss125": "trisense.sims.ss125:Ss125",
+    "rtms-g4": "trisense.sims.rtms:RtmsG4",
     "ws90": "trisense.sims.modbus:Ws90",
     "sensecap": "trisense.sims.modbus:SenseCap",
     "modbus": "trisense.sims.modbus:ModbusLine",
