@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -107,7 +108,7 @@ def _messages(data: bytes) -> Iterator[Frame | FrameError]:
             yield error
 
 
-class _Cpr(_ReceiveOnly):
+class _Cpr(_ReceiveOnly, ABC):
     """Bare position messages without a feed around them."""
 
     def frames(self, data: bytes) -> Sequence[Frame]:
@@ -125,6 +126,7 @@ class _Cpr(_ReceiveOnly):
         found = self.locate(halves, _reference(given), given)
         return [found] if found else []
 
+    @abstractmethod
     def locate(
         self,
         halves: Sequence[tuple[Frame, cpr.Cpr]],
@@ -132,7 +134,6 @@ class _Cpr(_ReceiveOnly):
         given: Mapping[str, Any],
     ) -> Frame | None:
         """The position that the messages of one aircraft make together."""
-        raise NotImplementedError
 
 
 def _reference(given: Mapping[str, Any]) -> cpr.Place | None:
