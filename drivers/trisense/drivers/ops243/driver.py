@@ -19,8 +19,6 @@ __all__ = ["Ops243", "Ops243Config"]
 
 CLEARS_A_HALF_TYPED_COMMAND: Final = b"\x03"
 IDLE, ACTIVE, UNITS = b"PI", b"PA", b"?U"
-COMMAND_S: Final = 0.1
-"""The radar takes 100 to 250 ms for a command; its answers come later than that, which does no harm."""
 
 
 class Ops243Config(FramedConfig):
@@ -32,6 +30,9 @@ class Ops243Config(FramedConfig):
     """Have the radar leave out what echoes less: rain, fans, lamps."""
     quiet_s: Annotated[float, Constrained(gt=0, le=600)] = 10.0
     """Ask a radar that has been silent so long whether it is alive; nothing moves if it is."""
+    command_s: Annotated[float, Constrained(ge=0, le=5)] = 0.1
+    """Pause after each command at the start. The radar takes 100 to 250 ms for one; its answers come later
+    than that, which does no harm."""
 
 
 class Ops243(QuietDriver[Ops243Config]):
@@ -74,11 +75,11 @@ class Ops243(QuietDriver[Ops243Config]):
         # Idle first, so that no reading stands between what follows; nothing is saved in its flash.
         for command in (CLEARS_A_HALF_TYPED_COMMAND, IDLE):
             await line.write(command)
-            await asyncio.sleep(COMMAND_S)
+            await asyncio.sleep(self.config.command_s)
         await line.flush_input()  # what is left of a line that had begun
         for command in (b"OJ", b"OU", b"OM", *filters, UNITS, ACTIVE):
             await line.write(command)
-            await asyncio.sleep(COMMAND_S)
+            await asyncio.sleep(self.config.command_s)
 
     def rows(self, frame: Frame) -> Sequence[Observed]:
         units = frame.get("reply", {}).get("Units")
