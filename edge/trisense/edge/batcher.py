@@ -15,6 +15,7 @@ from trisense.core import limits
 from trisense.core.errors import SpoolError
 from trisense.core.model import BatchClass, Sample
 from trisense.edge.backoff import Backoff
+from trisense.edge.once import Fault
 from trisense.edge.spool import Cut, Loss
 
 __all__ = ["Batcher"]
@@ -89,15 +90,17 @@ class Batcher:
     async def run(self) -> None:
         """Commit until ``stop``, then once more; a failing disk is tried again with back-off."""
         backoff = Backoff(first_s=RETRY_S, longest_s=RETRY_MAX_S)
+        fault = Fault(log, "commit_failed", "commit_recovered", level="error")
         while not self._stop.is_set():
             await self._some.wait()
             await _either(self._now, self._wait_s())
             try:
                 await self.flush()
                 backoff.reset()
+                fault.recovered()
             except SpoolError as error:
                 wait_s = backoff.next_s()
-                log.error("commit_failed", why=str(error), waiting=len(self._queue), retry_in_s=wait_s)
+                fault.failed(why=str(error), waiting=len(self._queue), retry_in_s=wait_s)
                 await _either(self._stop, wait_s)
         try:
             await self.flush()

@@ -16,6 +16,7 @@ from trisense.core.errors import DeviceError, DeviceTimeout, LineError
 from trisense.drivers import Lines, Observed
 from trisense.drivers.sdk import Driver, PolledDriver, StreamingDriver
 from trisense.edge.backoff import Backoff
+from trisense.edge.once import Fault
 
 __all__ = ["DeviceHealth", "Schedule", "Supervisor", "deadline", "deadline_s"]
 
@@ -90,6 +91,7 @@ class Supervisor:
         self._backoff = Backoff(first_s=FIRST_WAIT_S, longest_s=LONGEST_WAIT_S, rng=rng)
         self._failing_since_s: float | None = None
         self._log = log.bind(device=driver.config.name, driver=driver.config.driver)
+        self._close_fault = Fault(self._log, "close_failed", "close_recovered")
 
     async def run(self) -> None:
         """Keep the device working; only being cancelled ends it."""
@@ -155,9 +157,11 @@ class Supervisor:
             async with asyncio.timeout(CLOSE_S):
                 await self._driver.close()
         except TimeoutError:
-            self._log.warning("close_hung", waited_s=CLOSE_S)
+            self._close_fault.failed(why="hung", waited_s=CLOSE_S)
         except Exception as error:  # noqa: BLE001  # as above: a driver's bug stays with its device
-            self._log.warning("close_failed", why=repr(error))
+            self._close_fault.failed(why=repr(error))
+        else:
+            self._close_fault.recovered()
 
     def _worked(self, rows: Sequence[Observed]) -> None:
         self.health.rows += len(rows)

@@ -1,0 +1,69 @@
+"""A fault that lasts is a line at first, a few lines in a week, and a line when it is over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from structlog.testing import capture_logs
+from trisense.edge.once import Fault
+
+
+class Hand:
+    """A clock moved by hand."""
+
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def loud(entries: list[Any]) -> list[Any]:
+    return [entry for entry in entries if entry["log_level"] != "debug"]
+
+
+def test_a_failure_each_second_for_a_week_is_a_dozen_lines_and_one_at_its_end() -> None:
+    hand = Hand()
+    with capture_logs() as entries:
+        fault = Fault(structlog.get_logger(), "disk_failed", "disk_recovered", level="error", now_s=hand)
+        for _ in range(7 * 86_400 // 10):
+            fault.failed(why="disk full")
+            hand.now_s += 10
+        fault.recovered()
+        fault.recovered()
+    told = loud(entries)
+    assert 5 <= len(told) <= 13
+    assert told[0] == {"event": "disk_failed", "log_level": "error", "why": "disk full"}
+    assert told[1]["times"] == 7
+    assert told[1]["for_s"] == 60.0
+    assert told[-1] == {
+        "event": "disk_recovered",
+        "log_level": "info",
+        "after_s": 604_800.0,
+        "failures": 60_480,
+    }
+
+
+def test_after_a_recovery_the_next_failure_is_a_first_one() -> None:
+    hand = Hand()
+    with capture_logs() as entries:
+        fault = Fault(structlog.get_logger(), "down", "up", now_s=hand)
+        assert fault.failed()
+        assert not fault.failed()
+        fault.recovered()
+        assert fault.failed()
+    assert [entry["event"] for entry in loud(entries)] == ["down", "up", "down"]
+
+
+def test_what_has_no_end_is_news_again_after_enough_quiet() -> None:
+    hand = Hand()
+    with capture_logs() as entries:
+        fault = Fault(structlog.get_logger(), "dropped", forget_s=3600, now_s=hand)
+        assert fault.failed()
+        hand.now_s += 30
+        assert not fault.failed()
+        hand.now_s += 3601
+        assert fault.failed()
+        assert fault.times == 1
+        fault.recovered()
+    assert [entry["event"] for entry in loud(entries)] == ["dropped", "dropped"]
