@@ -114,8 +114,8 @@ async def test_bad_neighbours_cost_nothing_and_nothing_is_left_when_it_ends(box_
     await asyncio.wait_for(running, 5)
 
     assert asyncio.all_tasks() == before
-    assert box.supervisors["counter"].health.failures == 0
-    assert all(box.supervisors[name].health.failures >= 1 for name in ("dead", "buggy"))
+    assert box.devices.supervisors["counter"].health.failures == 0
+    assert all(box.devices.supervisors[name].health.failures >= 1 for name in ("dead", "buggy"))
     with Spool(box_file.with_name("spool.db"), SystemClock()) as spool:
         heads = [h for of in BatchClass for h in spool.heads(of)]
         batches = [batch for _, batch in spool.load([h.id for h in heads])]

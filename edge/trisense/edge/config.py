@@ -96,6 +96,14 @@ class Device:
     name: str
     driver: Driver[Any]
 
+    def alike(self, other: Device) -> bool:
+        """Whether ``other`` would do just the same: then it need not be exchanged."""
+        return (
+            type(self.driver) is type(other.driver)
+            and self.driver.config == other.driver.config
+            and self.driver.streams() == other.driver.streams()
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class BoxConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -11,13 +11,15 @@ from typing import Final
 import structlog
 from trisense.core.errors import SpoolError
 from trisense.core.messages import State
-from trisense.core.model import BatchClass
+from trisense.core.model import BatchClass, Sample, Stream
 from trisense.drivers import Lines, Observed
 from trisense.edge.batcher import Batcher
 from trisense.edge.birth import BirthMaker
 from trisense.edge.clock import Clock, SystemClock
-from trisense.edge.config import BoxConfig
+from trisense.edge.config import BoxConfig, Device
+from trisense.edge.devices import DeviceSet
 from trisense.edge.link import Connector
+from trisense.edge.ordinals import Ordinals
 from trisense.edge.quality import Stamper
 from trisense.edge.spool import Cut, Loss, Spool, SpoolOptions
 from trisense.edge.spool.thread import SpoolThread
@@ -30,24 +32,32 @@ __all__ = ["Box"]
 log = structlog.get_logger(__name__)
 
 TIDY_S: Final = 60.0
-SPREAD: Final = 0.618_033_988_75
-"""The golden ratio: any run of its multiples, modulo 1, lies apart, so that devices that are listed
-together because they share a bus do not all ask for it at once."""
-STOP_DEVICES_S: Final = 1.5
 STOP_COMMIT_S: Final = 1.5
 STOP_LINK_S: Final = 1.5
-"""Together within the 5 s that a service may take to leave."""
+"""With what devices take, within the 5 s that a service may take to leave."""
 
 
 class Box:
-    """One field box."""
+    """One field box. Its parts are made here and opened by ``run``."""
 
     def __init__(self, config: BoxConfig, clock: Clock | None = None) -> None:
         self.config = config
-        self._clock = clock or SystemClock()
-        self._since = datetime.now(UTC).isoformat(timespec="seconds")
-        self.supervisors: dict[str, Supervisor] = {}
+        self.clock = clock or SystemClock()
+        self.since = datetime.now(UTC).isoformat(timespec="seconds")
+        self.listeners: list[Callable[[Sample], None]] = []
+        """Each is given every sample once it waits for its commit; it is quick and never raises."""
+        self.door = SpoolThread(Spool(config.spool.path, self.clock, _options(config)))
+        self.uplink = Uplink(
+            Connector(config.box.id, config.mqtt),
+            self.door,
+            BirthMaker(config),
+            media_share=config.mqtt.media_share,
+            state=self._state,
+        )
+        self.batcher = Batcher(self._commit)
+        self.devices = DeviceSet(self._supervise)
         self._lines = Lines()
+        self._ordinals: dict[tuple[str, str], Ordinals] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``; what was sensed is in the spool when it returns.
@@ -55,88 +65,72 @@ class Box:
         Raises:
             SpoolError: the spool cannot be opened.
         """
-        spool = Spool(self.config.spool.path, self._clock, _options(self.config))
-        async with SpoolThread(spool) as door:
-            uplink = Uplink(
-                Connector(self.config.box.id, self.config.mqtt),
-                door,
-                BirthMaker(self.config),
-                media_share=self.config.mqtt.media_share,
-                state=self._state,
-            )
-            batcher = Batcher(partial(self._commit, door, uplink))
+        async with self.door:
             log.info("box_starts", box=self.config.box.id, devices=len(self.config.devices))
-            committing = asyncio.create_task(batcher.run(), name="batcher")
-            sending = asyncio.create_task(uplink.run(), name="uplink")
+            committing = asyncio.create_task(self.batcher.run(), name="batcher")
+            sending = asyncio.create_task(self.uplink.run(), name="uplink")
             try:
                 await together(
                     {
                         "stop": _until(stop),
                         "batcher-watch": _watch(committing),
                         "uplink-watch": _watch(sending),
-                        "tidy": self._tidy(door, batcher, uplink),
-                        "devices": self._devices(door, batcher),
+                        "tidy": self._tidy(),
+                        "devices": self.devices.run(self.config.devices),
                     }
                 )
             finally:
-                batcher.stop()
+                self.batcher.stop()
                 await _within(STOP_COMMIT_S, committing)
                 sending.cancel()
                 await _within(STOP_LINK_S, sending)
-                log.info("box_stops", committed=batcher.committed, **uplink.counts)
+                log.info("box_stops", committed=self.batcher.committed, **self.uplink.counts)
 
-    async def _devices(self, door: SpoolThread, batcher: Batcher) -> None:
-        tasks = []
-        polled = [d for d in self.config.devices if d.driver.kind == "polled"]
-        for device in self.config.devices:
-            streams = device.driver.streams()
-            keys = [stream.key for stream in streams]
-            ordinals = await door.run(lambda spool, keys=keys: {k: spool.ordinals(k) for k in keys})  # type: ignore[misc]
-            stamper = Stamper(streams, self._clock, ordinals.__getitem__)
-            phase = polled.index(device) * SPREAD % 1 if device in polled else 0.0
-            take = partial(_take, stamper, batcher)
-            supervisor = Supervisor(device.driver, self._lines, take, phase=phase)
-            self.supervisors[device.name] = supervisor
-            tasks.append(asyncio.create_task(supervisor.run(), name=f"device-{device.name}"))
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks, timeout=STOP_DEVICES_S)
+    async def stamper(self, streams: Sequence[Stream]) -> Stamper:
+        """A stamper for ``streams``, going on where their committed ordinals stopped."""
+        fresh = [stream.key for stream in streams if stream.key not in self._ordinals]
+        known = await self.door.run(lambda spool: {key: spool.ordinals(key) for key in fresh})
+        for key, ordinals in known.items():
+            self._ordinals.setdefault(key, ordinals)
+        return Stamper(streams, self.clock, self._ordinals.__getitem__)
 
-    async def _tidy(self, door: SpoolThread, batcher: Batcher, uplink: Uplink) -> None:
+    def take(self, stamper: Stamper, rows: Sequence[Observed]) -> None:
+        """Stamp ``rows``, queue them for the next commit, and show them to the listeners."""
+        for row, sample in stamper.stamp(rows):
+            batch_class = BatchClass.MEDIA if row.blob is not None else row.batch_class
+            self.batcher.add(batch_class, sample, row.blob)
+            for listener in self.listeners:
+                listener(sample)
+
+    async def _supervise(self, device: Device, phase: float) -> Supervisor:
+        stamper = await self.stamper(device.driver.streams())
+        return Supervisor(device.driver, self._lines, partial(self.take, stamper), phase=phase)
+
+    async def _tidy(self) -> None:
         while True:
             await asyncio.sleep(TIDY_S)
             try:
-                await door.run(Spool.tidy)
-                waiting = await door.run(Spool.waiting)
+                await self.door.run(Spool.tidy)
+                waiting = await self.door.run(Spool.waiting)
             except SpoolError as error:
                 log.error("tidy_failed", why=str(error))
                 continue
-            devices = {name: s.health for name, s in self.supervisors.items()}
+            failing = [name for name, s in self.devices.supervisors.items() if s.health.error is not None]
             log.info(
                 "box",
-                committed=batcher.committed,
-                dropped=batcher.dropped,
+                committed=self.batcher.committed,
+                dropped=self.batcher.dropped,
                 waiting_batches=waiting,
-                connected=uplink.connected,
-                failing=[name for name, health in devices.items() if health.error is not None],
-                **uplink.counts,
+                connected=self.uplink.connected,
+                failing=failing,
+                **self.uplink.counts,
             )
 
     def _state(self, online: bool) -> State:
-        return State(online=online, boot_id=self._clock.boot_id, since=self._since)
+        return State(online=online, boot_id=self.clock.boot_id, since=self.since)
 
-    @staticmethod
-    async def _commit(door: SpoolThread, uplink: Uplink, cuts: Sequence[Cut], losses: Sequence[Loss]) -> None:
-        uplink.committed(await door.run(lambda spool: spool.commit(cuts, losses)))
-
-
-def _take(stamper: Stamper, batcher: Batcher, rows: Sequence[Observed]) -> None:
-    for row, sample in stamper.stamp(rows):
-        batch_class = BatchClass.MEDIA if row.blob is not None else row.batch_class
-        batcher.add(batch_class, sample, row.blob)
+    async def _commit(self, cuts: Sequence[Cut], losses: Sequence[Loss]) -> None:
+        self.uplink.committed(await self.door.run(lambda spool: spool.commit(cuts, losses)))
 
 
 def _options(config: BoxConfig) -> SpoolOptions:
