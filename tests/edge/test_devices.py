@@ -33,7 +33,7 @@ class Meter(PolledDriver[Config]):
         field = Field("count", self.config.unit, FieldType.INT)
         return (Stream(self.config.name, "count", Layer.GROUND, (field,)),)
 
-    async def connect(self, lines: Lines) -> None:
+    async def connect(self, lines: Lines) -> None:  # noqa: ARG002  # the SDK's signature
         self.connects += 1
         self.connected.set()
 
