@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,38 @@ def test_a_batch_comes_back_as_it_was_committed(spool: Spool, cut: MakeCut) -> N
         spool.epoch, 0, BatchClass.DATA, ClockState(True, 3), one.samples, batch_hash(one.samples)
     )
     assert (second.seq, second.blob, second.samples) == (1, picture.blob, picture.samples)
+
+
+def test_previews_are_asked_for_by_name_and_either_end_comes_first(spool: Spool, cut: MakeCut) -> None:
+    spool.commit([cut(0), replace(cut(1), preview=True), cut(2), replace(cut(3), preview=True), cut(4)])
+
+    def seqs(**how: Any) -> list[int]:
+        return [head.seq for head in spool.heads(BatchClass.DATA, **how)]
+
+    assert (seqs(), seqs(newest=True), seqs(newest=True, limit=1)) == ([0, 2, 4], [4, 2, 0], [4])
+    assert (seqs(preview=True), seqs(preview=True, newest=True)) == ([1, 3], [3, 1])
+    (_, middle, newest) = spool.heads(BatchClass.DATA)
+    assert seqs(after_id=middle.id) == [4]
+    assert seqs(after_id=newest.id, newest=True) == [2, 0]
+    assert [h.preview for h in spool.heads(BatchClass.DATA, preview=True)] == [True, True]
+
+
+def test_an_open_batch_waits_but_is_not_offered(spool: Spool, cut: MakeCut) -> None:
+    spool.commit([replace(cut(0), offset_ns=17), cut(1)])
+
+    assert [head.seq for head in spool.heads(BatchClass.DATA)] == [1]
+    assert spool.waiting() == 2
+
+
+def test_a_file_of_another_layout_is_refused_by_name(make_spool: MakeSpool, spool_path: Path) -> None:
+    with make_spool():
+        pass
+    with sqlite3.connect(spool_path) as db:
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+
+    with pytest.raises(SpoolError, match="layout 1, ours 2"):
+        make_spool().open()
 
 
 def test_every_opening_begins_an_epoch_and_stored_batches_keep_theirs(

@@ -40,7 +40,8 @@ __all__ = [
 log = structlog.get_logger(__name__)
 
 APPLICATION_ID: Final = 0x74726973
-VERSION: Final = 1
+VERSION: Final = 2
+ID_MAX: Final = 2**63 - 1
 PAGE_BYTES: Final = 4096
 CHECKPOINT_PAGES: Final = 256
 """The WAL is folded into the file every MiB: what a full disk must still have room for."""
@@ -59,11 +60,13 @@ CREATE TABLE stream (
     id INTEGER PRIMARY KEY, description BLOB, last_ns INTEGER, max_n INTEGER, crc INTEGER);
 CREATE TABLE batch (
     id INTEGER PRIMARY KEY AUTOINCREMENT, epoch TEXT NOT NULL, seq INTEGER NOT NULL,
-    class TEXT NOT NULL, state TEXT NOT NULL, settled INTEGER NOT NULL, settled_ns INTEGER,
-    committed_ns INTEGER, boot_id TEXT, mono_ns INTEGER, synced INTEGER, error_ms INTEGER,
-    samples INTEGER NOT NULL, hash BLOB, rows BLOB, blob BLOB, crc INTEGER);
+    class TEXT NOT NULL, preview INTEGER NOT NULL, state TEXT NOT NULL, settled INTEGER NOT NULL,
+    settled_ns INTEGER, committed_ns INTEGER, boot_id TEXT, mono_ns INTEGER, offset_ns INTEGER,
+    synced INTEGER, error_ms INTEGER, samples INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
+    hash BLOB, rows BLOB, blob BLOB, crc INTEGER);
 CREATE UNIQUE INDEX identity ON batch (epoch, seq);
-CREATE INDEX waiting ON batch (class, id) WHERE settled = 0;
+CREATE INDEX waiting ON batch (class, preview, id, size_bytes) WHERE settled = 0 AND state = 'final';
+CREATE INDEX unfinished ON batch (class, preview, id, size_bytes) WHERE state = 'open';
 CREATE INDEX kept ON batch (settled_ns) WHERE settled > 0;
 """
 
@@ -109,19 +112,24 @@ class BatchRow:
     """One batch as it lies in the file; ``settled`` may change without a new checksum."""
 
     COLUMNS = (
-        "id, epoch, seq, class, state, settled, committed_ns, boot_id, mono_ns, synced, error_ms,"
-        " samples, hash, rows, blob, crc"
+        "id, epoch, seq, class, preview, state, settled, committed_ns, boot_id, mono_ns, offset_ns, synced,"
+        " error_ms, samples, hash, rows, blob, crc"
     )
 
     id: int
     epoch: str
     seq: int
     batch_class: str
+    preview: int
     state: str
+    """``final``, or ``open`` while its times are provisional."""
     settled: int
     committed_ns: int
     boot_id: str
     mono_ns: int
+    """Boot time of the commit."""
+    offset_ns: int | None
+    """What was added to boot time to make the times of an open batch; None for a final one."""
     synced: int
     error_ms: int | None
     samples: int
@@ -135,15 +143,18 @@ class BatchRow:
         return len(self.rows) + len(self.blob or b"")
 
     def checksum(self) -> int:
+        """CRC-32 over every cell but ``id``, ``settled`` and what follows from others."""
         return checksum(
             (
                 self.epoch,
                 self.seq,
                 self.batch_class,
+                self.preview,
                 self.state,
                 self.committed_ns,
                 self.boot_id,
                 self.mono_ns,
+                self.offset_ns,
                 self.synced,
                 self.error_ms,
                 self.samples,
@@ -162,20 +173,24 @@ class BatchRow:
     def insert(self, db: sqlite3.Connection) -> int:
         """Write it as a new row with its own identity; gives the row's id."""
         cursor = db.execute(
-            "INSERT INTO batch (epoch, seq, class, state, settled, committed_ns, boot_id, mono_ns, synced,"
-            " error_ms, samples, hash, rows, blob, crc) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO batch (epoch, seq, class, preview, state, settled, committed_ns, boot_id, mono_ns,"
+            " offset_ns, synced, error_ms, samples, size_bytes, hash, rows, blob, crc)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 self.epoch,
                 self.seq,
                 self.batch_class,
+                self.preview,
                 self.state,
                 self.settled,
                 self.committed_ns,
                 self.boot_id,
                 self.mono_ns,
+                self.offset_ns,
                 self.synced,
                 self.error_ms,
                 self.samples,
+                self.size_bytes,
                 self.hash,
                 self.rows,
                 self.blob,
@@ -277,7 +292,10 @@ def _lay_out(db: sqlite3.Connection, path: Path) -> None:
     elif application != APPLICATION_ID:
         raise _damaged(f"application id {application:#x}")
     elif version != VERSION:
-        raise SpoolError(f"{path}: made by another version of trisense (layout {version}, ours {VERSION})")
+        raise SpoolError(
+            f"{path}: made by another version of trisense (layout {version}, ours {VERSION}):"
+            " let that version drain it, or move it away"
+        )
 
 
 def _damaged(what: str) -> sqlite3.DatabaseError:

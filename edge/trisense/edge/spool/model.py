@@ -43,6 +43,10 @@ class Cut:
     batch_class: BatchClass
     samples: tuple[Sample, ...]
     blob: bytes | None = None
+    preview: bool = False
+    """Of class data, but dropped before other data and sent before other backlog."""
+    offset_ns: int | None = None
+    """Not None: the batch is open, its sample times are boot time plus this provisional offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Head:
     samples: int
     size_bytes: int
     """As it lies in the spool; what it takes on the wire is usually less."""
+    preview: bool = False
 
 
 @dataclass(frozen=True, slots=True)

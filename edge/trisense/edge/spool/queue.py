@@ -170,11 +170,13 @@ class Spool:
             epoch=epoch_name(self.epoch),
             seq=self._books.epochs[self.epoch].next_seq,
             batch_class=cut.batch_class.value,
-            state="final",
+            preview=int(cut.preview),
+            state="final" if cut.offset_ns is None else "open",
             settled=WAITING,
             committed_ns=self._clock.now_ns(),
             boot_id=self._clock.boot_id,
             mono_ns=self._clock.boot_ns(),
+            offset_ns=cut.offset_ns,
             synced=int(clock.synced),
             error_ms=clock.error_ms,
             samples=len(cut.samples),
@@ -185,7 +187,7 @@ class Spool:
         identity = row.insert(self._db)
         self._books.mark(cut.samples)
         self._books.count(self.epoch, row.samples)
-        return Head(identity, self.epoch, row.seq, cut.batch_class, row.samples, row.size_bytes)
+        return Head(identity, self.epoch, row.seq, cut.batch_class, row.samples, row.size_bytes, cut.preview)
 
     def _insert_losses(self, rows: Sequence[tuple[Value, ...]]) -> list[Head]:
         if not rows:
@@ -334,10 +336,28 @@ class Spool:
 
     # --- reading ---
 
-    def heads(self, batch_class: BatchClass, *, after_id: int = 0, limit: int = 500) -> list[Head]:
-        """Final batches without a receipt, oldest first, from behind ``after_id``."""
-        query = f"{HEAD} WHERE settled = 0 AND class = ? AND id > ? AND state = 'final' ORDER BY id LIMIT ?"
-        return self._guarded(lambda: self._heads(query, None, batch_class.value, after_id, limit))
+    def heads(
+        self,
+        batch_class: BatchClass,
+        *,
+        after_id: int = 0,
+        limit: int = 500,
+        newest: bool = False,
+        preview: bool = False,
+    ) -> list[Head]:
+        """Final batches without a receipt, oldest first, from behind ``after_id``.
+
+        With ``newest`` the newest first, from below ``after_id`` where it is not 0. With ``preview``
+        previews only, else none of them.
+        """
+        beyond, order = ("<", "DESC") if newest else (">", "ASC")
+        query = (
+            f"{HEAD} WHERE settled = 0 AND state = 'final' AND class = ? AND preview = ?"
+            f" AND id {beyond} ? ORDER BY id {order} LIMIT ?"
+        )
+        behind = after_id or (files.ID_MAX if newest else 0)
+        arguments = (batch_class.value, int(preview), behind, limit)
+        return self._guarded(lambda: self._heads(query, None, *arguments))
 
     def load(self, ids: Iterable[int]) -> list[tuple[Head, Batch]]:
         """The batches themselves; a damaged row is declared lost and left out."""
@@ -359,7 +379,8 @@ class Spool:
             if batch is None:
                 self._condemn(identity)
                 continue
-            head = Head(identity, batch.epoch, row.seq, batch.batch_class, row.samples, row.size_bytes)
+            kind, preview = batch.batch_class, bool(row.preview)
+            head = Head(identity, batch.epoch, row.seq, kind, row.samples, row.size_bytes, preview)
             found.append((head, batch))
         return found
 

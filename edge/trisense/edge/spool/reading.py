@@ -13,7 +13,7 @@ from trisense.edge.spool.rows import unpack_rows
 
 __all__ = ["HEAD", "batch", "committed_ns", "heads", "heads_of", "identity_in_index", "row"]
 
-HEAD: Final = "SELECT id, epoch, seq, class, samples, length(rows) + ifnull(length(blob), 0) FROM batch"
+HEAD: Final = "SELECT id, epoch, seq, class, samples, size_bytes, preview FROM batch"
 """Begins every query for heads."""
 CLASSES: Final = {of.value: of for of in BatchClass}
 
@@ -32,7 +32,7 @@ def heads(db: sqlite3.Connection, query: str, up_to_bytes: int | None, *argument
 
 def _head(cells: Sequence[object]) -> Head:
     """Damage may have put anything into a cell: what cannot be is zero here, and found out at loading."""
-    identity, name, seq, kind, samples, size = cells
+    identity, name, seq, kind, samples, size, preview = cells
     return Head(
         _int(identity),
         epoch_number(name),
@@ -40,6 +40,7 @@ def _head(cells: Sequence[object]) -> Head:
         CLASSES.get(str(kind), BatchClass.DATA),
         _int(samples),
         _int(size),
+        preview == 1,
     )
 
 
