@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from trisense.core.errors import LineError
-from trisense.drivers.lines import Lines, check_url
+from trisense.drivers.lines import Lines, Traffic, check_url
 
 
 class Wire:
@@ -127,6 +127,18 @@ async def test_bytes_go_both_ways_over_tcp() -> None:
         assert await line.read() == b"ping"
         await line.close()
         await line.close()
+
+
+async def test_what_goes_over_a_line_is_counted_by_its_url_however_often_it_is_opened() -> None:
+    lines = Lines()
+    async with server() as port:
+        url = f"tcp://127.0.0.1:{port}"
+        for _ in range(2):
+            line = await lines.open(url)
+            await line.write(b"hello")
+            assert await line.read() == b"hello"
+            await line.close()
+    assert lines.traffic == {url: Traffic(opened=2, received_bytes=10, sent_bytes=10)}
 
 
 async def test_a_peer_that_closes_is_a_line_error() -> None:

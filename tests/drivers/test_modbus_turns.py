@@ -110,3 +110,18 @@ async def test_a_slow_unit_gets_all_of_a_bus_that_nobody_else_wants() -> None:
         for _ in range(3):
             async with turns.turn(1, due_s=1.0):
                 await asyncio.sleep(0)
+
+
+async def test_the_time_that_units_hold_it_is_summed_up_and_the_buss_own_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns = Turns()
+    now_s = 100.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now_s)
+    async with turns.turn(1):
+        now_s += 2.5
+    async with turns.turn():
+        now_s += 10
+    async with turns.turn(2):
+        now_s += 0.5
+    assert turns.taken_s == 3.0

@@ -120,6 +120,25 @@ async def test_a_failed_read_keeps_the_line_and_reads_again(config: DeviceConfig
     assert supervisor.health.error is None
 
 
+async def test_while_it_fails_its_health_says_why_since_when_and_when_it_is_tried_again(
+    config: DeviceConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wait in ("FIRST_WAIT_S", "LONGEST_WAIT_S"):
+        monkeypatch.setattr(module, wait, 60.0)
+    station = Station(config, ["row", DeviceTimeout("mast", "no answer", timeout_s=1), "row"])
+    supervisor = Supervisor(station, Lines(), lambda _: None)
+    health = supervisor.health
+    task = asyncio.create_task(supervisor.run())
+    while health.next_try_s is None:  # noqa: ASYNC110  # a supervisor that rests tells nobody
+        await asyncio.sleep(0)
+    assert health.error == "mast: no answer (waited 1 s)"
+    assert health.reasons == {"timeout": 1}
+    assert health.failing_since_s is not None
+    assert 40 < health.next_try_s - health.failing_since_s < 80
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_lost_line_is_closed_and_opened_again(config: DeviceConfig) -> None:
     station = Station(config, ["row", LineError("mast", "gone"), "row"])
     _, rows = await supervise(station, station.finished)

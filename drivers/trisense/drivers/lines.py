@@ -11,7 +11,8 @@ import contextlib
 import re
 import termios
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Protocol, TypeVar, cast
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -22,12 +23,14 @@ from trisense.drivers import rs485
 
 __all__ = [
     "Bus",
+    "CountedLine",
     "DatagramLine",
     "Line",
     "LineUrl",
     "Lines",
     "ReplayLine",
     "StreamLine",
+    "Traffic",
     "check_url",
     "open_line",
 ]
@@ -364,15 +367,60 @@ async def _open_serial(url: str, parts: SplitResult) -> Line:
 B = TypeVar("B", bound=Bus)
 
 
+@dataclass(slots=True)
+class Traffic:
+    """What went over the lines of one URL."""
+
+    opened: int = 0
+    """Times it was opened."""
+    received_bytes: int = 0
+    sent_bytes: int = 0
+
+
+class CountedLine:
+    """A line that counts its bytes."""
+
+    def __init__(self, line: Line, traffic: Traffic) -> None:
+        self.url = line.url
+        self._line = line
+        self._traffic = traffic
+        self.flush_input = line.flush_input
+        self.close = line.close
+
+    async def read(self) -> bytes:
+        data = await self._line.read()
+        self._traffic.received_bytes += len(data)
+        return data
+
+    async def write(self, data: bytes) -> None:
+        self._traffic.sent_bytes += len(data)
+        await self._line.write(data)
+
+
 class Lines:
     """The lines and buses of one box. Give it to each driver's ``connect``."""
 
+    REMEMBERED = 256
+    """URLs whose traffic is known; beyond it the one first opened is forgotten."""
+
     def __init__(self) -> None:
+        self.traffic: dict[str, Traffic] = {}
+        """By URL."""
         self._buses: dict[str, tuple[Bus, int]] = {}
+
+    @property
+    def buses(self) -> Mapping[str, Bus]:
+        """The buses in use, by key."""
+        return {key: bus for key, (bus, _) in self._buses.items()}
 
     async def open(self, url: str, *, timeout_s: float = 5.0) -> Line:
         """Open a line for one device alone."""
-        return await open_line(url, timeout_s=timeout_s)
+        line = await open_line(url, timeout_s=timeout_s)
+        traffic = self.traffic.setdefault(url, Traffic())
+        traffic.opened += 1
+        if len(self.traffic) > self.REMEMBERED:
+            del self.traffic[next(iter(self.traffic))]
+        return CountedLine(line, traffic)
 
     def share(self, key: str, make: Callable[[], B]) -> B:
         """The bus on ``key``, made at the first call; each caller gives it back with ``release``."""

@@ -6,19 +6,20 @@ import asyncio
 import contextlib
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import AsyncGeneratorType
 from typing import Any, Final
 
 import structlog
-from trisense.core.errors import DeviceError, DeviceTimeout, LineError
+from trisense.core.errors import DeviceError, DeviceRefused, DeviceTimeout, FrameError, LineError
 from trisense.drivers import Lines, Observed
 from trisense.drivers.sdk import Driver, PolledDriver, StreamingDriver
 from trisense.edge.backoff import Backoff
 from trisense.edge.once import Fault
 
-__all__ = ["DeviceHealth", "Schedule", "Supervisor", "deadline", "deadline_s"]
+__all__ = ["REASONS", "DeviceHealth", "Schedule", "Supervisor", "deadline", "deadline_s"]
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +44,12 @@ class DeviceHealth:
     """Why it does not work now; None while it does."""
     last_row_s: float | None = None
     """Monotonic time of its last row."""
+    failing_since_s: float | None = None
+    """Monotonic time of the first failure since it last worked; None while it works."""
+    next_try_s: float | None = None
+    """Monotonic time of the next try of a device that fails."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Failures by kind, one of ``REASONS``."""
 
     def age_s(self) -> float | None:
         """Seconds since its last row."""
@@ -51,6 +58,23 @@ class DeviceHealth:
 
 class Hung(DeviceTimeout):
     """A driver did not come back: its line is closed and opened again."""
+
+
+KINDS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (Hung, "hung"),
+    (DeviceTimeout, "timeout"),
+    (FrameError, "damaged"),
+    (DeviceRefused, "refused"),
+    (LineError, "line"),
+    (DeviceError, "device"),
+    (Exception, "bug"),
+)
+REASONS: Final = tuple(name for _, name in KINDS)
+"""Kinds of failure, for counters."""
+
+
+def _reason(error: Exception) -> str:
+    return next(name for kind, name in KINDS if isinstance(error, kind))
 
 
 class Schedule:
@@ -89,7 +113,6 @@ class Supervisor:
         self._take = take
         self._phase = phase
         self._backoff = Backoff(first_s=FIRST_WAIT_S, longest_s=LONGEST_WAIT_S, rng=rng)
-        self._failing_since_s: float | None = None
         self._log = log.bind(device=driver.config.name, driver=driver.config.driver)
         self._close_fault = Fault(self._log, "close_failed", "close_recovered")
 
@@ -105,7 +128,7 @@ class Supervisor:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise asyncio.CancelledError  # a driver's own error on the way out had swallowed it
-            await asyncio.sleep(self._backoff.next_s())
+            await self._rest()
 
     async def _session(self) -> None:
         """From connect to the loss of the line."""
@@ -135,7 +158,7 @@ class Supervisor:
             except DeviceError as error:
                 # The line is still good: keep it, and leave the device alone for a while.
                 self._failed(error)
-                await asyncio.sleep(self._backoff.next_s())
+                await self._rest()
             else:
                 self.health.reads += 1
                 self._worked(rows)
@@ -151,6 +174,11 @@ class Supervisor:
             if isinstance(rows, AsyncGeneratorType):
                 await rows.aclose()
         raise LineError(driver.config.name, "the stream ended")
+
+    async def _rest(self) -> None:
+        wait_s = self._backoff.next_s()
+        self.health.next_try_s = time.monotonic() + wait_s
+        await asyncio.sleep(wait_s)
 
     async def _close(self) -> None:
         try:
@@ -168,10 +196,10 @@ class Supervisor:
         if rows:
             self.health.last_row_s = time.monotonic()
         self._take(rows)
-        if self._failing_since_s is not None:
-            gone_s = round(time.monotonic() - self._failing_since_s, 1)
+        if self.health.failing_since_s is not None:
+            gone_s = round(time.monotonic() - self.health.failing_since_s, 1)
             self._log.info("device_recovered", after_s=gone_s, failures=self._backoff.failures)
-            self._failing_since_s = None
+            self.health.failing_since_s = self.health.next_try_s = None
             self.health.error = None
         self._backoff.reset()
 
@@ -179,9 +207,10 @@ class Supervisor:
         """Count a failure; loud the first time, and for a bug not seen just before; else at debug."""
         why = str(error) if isinstance(error, DeviceError) else repr(error)
         self.health.failures += 1
-        loud = self._failing_since_s is None or (traceback and why != self.health.error)
-        if self._failing_since_s is None:
-            self._failing_since_s = time.monotonic()
+        self.health.reasons[_reason(error)] += 1
+        loud = self.health.failing_since_s is None or (traceback and why != self.health.error)
+        if self.health.failing_since_s is None:
+            self.health.failing_since_s = time.monotonic()
         say = self._log.warning if loud else self._log.debug
         say("device_failed", why=why, error=type(error).__name__, exc_info=error if traceback else None)
         self.health.error = why

@@ -114,6 +114,20 @@ class ModbusBus:
         if line is not None:
             await line.close()
 
+    @property
+    def taken_s(self) -> float:
+        """Seconds in which units were asked or waited for, since the bus was made."""
+        return self._turns.taken_s
+
+    @property
+    def waiting(self) -> int:
+        """Questions that wait for their turn now."""
+        return self._turns.waiting
+
+    def totals(self) -> Mapping[str, int]:
+        """``counters`` of all units together."""
+        return sum((unit.counters for unit in self._units.values()), Counter())
+
     def counters(self, unit: int) -> Mapping[str, int]:
         """Good answers (``answers``) and each ``Trouble`` seen since the bus was made."""
         return self._units[unit].counters if unit in self._units else {}

@@ -31,9 +31,16 @@ class Turns:
     """
 
     def __init__(self) -> None:
+        self.taken_s = 0.0
+        """How long units have held the bus in all, turns that are over."""
         self._taken = False
         self._waiting: list[_Waiting] = []
         self._yields_until_s: dict[int | None, float] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for the bus now."""
+        return len(self._waiting)
 
     @asynccontextmanager
     async def turn(self, unit: int | None = None, *, due_s: float = -math.inf) -> AsyncIterator[None]:
@@ -46,6 +53,7 @@ class Turns:
         finally:
             now_s = clock()
             if unit is not None:
+                self.taken_s += now_s - began_s
                 self._yields_until_s[unit] = now_s + (now_s - began_s) * (1 / SHARE - 1)
             self._pass_on(now_s)
 
