@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ from typing import Any
 import pytest
 import structlog
 from trisense.core.model import BatchClass, ClockState, Field, FieldType, Layer, Sample, Stream
+from trisense.edge import link as link_module
+from trisense.edge import outbox as outbox_module
+from trisense.edge import uplink as uplink_module
+from trisense.edge.config import BoxConfig, load
 from trisense.edge.spool import Cut, Spool, SpoolOptions
+from trisense.edge.spool.thread import SpoolThread
+
+from .peers import BOX, Bench, Gateway
 
 T0_NS = 1_780_000_000_000_000_000
 
@@ -169,8 +177,55 @@ def mosquitto() -> str:
 
 
 @pytest.fixture
-def broker(mosquitto: str, tmp_path: Path) -> Iterator[Broker]:
-    made = Broker(mosquitto, tmp_path)
-    made.start()
+def make_broker(mosquitto: str, tmp_path: Path) -> Iterator[Callable[[str], Broker]]:
+    """Starts a broker whose files lie in a folder of that name."""
+    made: list[Broker] = []
+
+    def make(name: str) -> Broker:
+        folder = tmp_path / name
+        folder.mkdir()
+        made.append(Broker(mosquitto, folder))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+@pytest.fixture
+def broker(make_broker: Callable[[str], Broker]) -> Broker:
+    return make_broker("broker")
+
+
+@pytest.fixture
+async def gateway(broker: Broker) -> AsyncIterator[Gateway]:
+    made = Gateway(broker.port)
+    task = asyncio.create_task(made.run())
     yield made
-    made.stop()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+def config(tmp_path: Path, broker: Broker) -> BoxConfig:
+    file = tmp_path / "box.toml"
+    file.write_text(
+        f'[box]\nid = "{BOX}"\nsite = "kx"\nlatitude = 48.1\nlongitude = 11.5\n'
+        f'[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\n'
+        '[[device]]\nname = "dust"\ndriver = "plantower"\nline = "serial:///dev/null?baud=9600"\n'
+    )
+    return load(file)
+
+
+@pytest.fixture
+async def bench(
+    make_spool: Callable[..., Spool], config: BoxConfig, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Bench]:
+    monkeypatch.setattr(outbox_module, "RESEND_MIN_S", 0.3)
+    monkeypatch.setattr(uplink_module, "RECONNECT_S", 0.1)
+    monkeypatch.setattr(link_module, "CONNECT_S", 0.5)
+    async with SpoolThread(make_spool()) as door:
+        made = Bench(door, config)
+        yield made
+        await made.stop()

@@ -4,170 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import aiomqtt
 import pytest
 from trisense.core import topics
-from trisense.core.messages import EpochReceipt, GatewayState, State, pack_receipts
-from trisense.core.model import Batch, BatchClass
+from trisense.core.messages import EpochReceipt, State
+from trisense.core.model import BatchClass
 from trisense.core.topics import Lane
-from trisense.core.wire import unpack
-from trisense.edge import link as link_module
 from trisense.edge import outbox as outbox_module
-from trisense.edge import uplink as uplink_module
-from trisense.edge.birth import BirthMaker
-from trisense.edge.config import BoxConfig, load
+from trisense.edge.config import BoxConfig
 from trisense.edge.link import Connector
 from trisense.edge.spool import Cut, Head, Spool
-from trisense.edge.spool.thread import SpoolThread
-from trisense.edge.uplink import Uplink
+
+from .peers import BOX, Bench, Gateway, until
 
 pytestmark = pytest.mark.peer
 
-BOX = "kx-001"
 MakeCut = Callable[..., Cut]
-
-
-@dataclass
-class Gateway:
-    """Takes bundles and answers as told; what it stores is what it has receipted."""
-
-    port: int
-    answer: bool = True
-    stored: dict[tuple[int, int], Batch] = field(default_factory=dict)
-    lanes: list[tuple[Lane, int]] = field(default_factory=list)
-    """(lane, batches) of every bundle seen."""
-    seen: list[tuple[int, int]] = field(default_factory=list)
-    """Identity of every batch seen, repeats too."""
-    said: dict[str, dict[str, Any]] = field(default_factory=dict)
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-    client: aiomqtt.Client | None = None
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def run(self) -> None:
-        while True:
-            with contextlib.suppress(aiomqtt.MqttError):
-                async with aiomqtt.Client("127.0.0.1", self.port, identifier="gateway") as self.client:
-                    await self.client.subscribe(f"{topics.ROOT}/+/up/+", 1)
-                    await self.client.subscribe(f"{topics.ROOT}/+/+", 1)
-                    self.ready.set()
-                    async for message in self.client.messages:
-                        await self.take(message)
-            await asyncio.sleep(0.05)
-
-    async def take(self, message: aiomqtt.Message) -> None:
-        box, rest = topics.parse(message.topic.value)
-        payload = message.payload
-        assert isinstance(payload, bytes)
-        if rest in ("birth", "state"):
-            self.said[rest] = json.loads(payload)
-        elif rest.startswith("up/"):
-            batches = unpack(payload).batches()
-            self.lanes.append((Lane(rest[3:]), len(batches)))
-            self.seen += [(b.epoch, b.seq) for b in batches]
-            if self.answer:
-                self.stored |= {(b.epoch, b.seq): b for b in batches}
-                await self.receipt([EpochReceipt(b.epoch, ((b.seq, b.seq),)) for b in batches], box)
-        async with self.changed:
-            self.changed.notify_all()
-
-    async def receipt(self, receipts: list[EpochReceipt], box: str = BOX) -> None:
-        assert self.client is not None
-        await self.client.publish(topics.receipt(box), pack_receipts(receipts), 1)
-
-    async def worker(self, *, online: bool) -> None:
-        """Say that the one worker of this gateway is online or not."""
-        await self.ready.wait()
-        assert self.client is not None
-        state = GatewayState(online=online).model_dump_json()
-        await self.client.publish(topics.gateway_state("w1"), state, 1, retain=True)
-
-    async def until(self, ready: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20), self.changed:
-            await self.changed.wait_for(ready)
-
-
-async def until(ready: Callable[[], object]) -> None:
-    """Wait until ``ready``."""
-    async with asyncio.timeout(20):
-        while not ready():  # noqa: ASYNC110  # counters have no event
-            await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-async def gateway(broker: Any) -> AsyncIterator[Gateway]:
-    made = Gateway(broker.port)
-    task = asyncio.create_task(made.run())
-    yield made
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-@pytest.fixture
-def config(tmp_path: Path, broker: Any) -> BoxConfig:
-    file = tmp_path / "box.toml"
-    file.write_text(
-        f'[box]\nid = "{BOX}"\nsite = "kx"\nlatitude = 48.1\nlongitude = 11.5\n'
-        f'[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\n'
-        '[[device]]\nname = "dust"\ndriver = "plantower"\nline = "serial:///dev/null?baud=9600"\n'
-    )
-    return load(file)
-
-
-class Bench:
-    """An uplink with its spool, and short waits."""
-
-    def __init__(self, door: SpoolThread, config: BoxConfig) -> None:
-        self.door = door
-        self.uplink = Uplink(
-            Connector(BOX, config.mqtt),
-            door,
-            BirthMaker(config),
-            media_share=0.25,
-            state=lambda online: State(online=online, boot_id="boot-1", since="2026-01-01T00:00:00+00:00"),
-        )
-        self.task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self.task = asyncio.create_task(self.uplink.run())
-
-    async def stop(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
-            await asyncio.gather(self.task, return_exceptions=True)
-
-    async def commit(self, *cuts: Cut) -> list[Head]:
-        heads = await self.door.run(lambda spool: spool.commit(cuts))
-        self.uplink.committed(heads)
-        return heads
-
-    async def settled(self) -> None:
-        """Wait until nothing waits for a receipt."""
-        async with asyncio.timeout(20):
-            while await self.door.run(Spool.waiting):  # noqa: ASYNC110  # another thread's file tells nobody
-                await asyncio.sleep(0.02)
-
-
-@pytest.fixture
-async def bench(
-    make_spool: Callable[..., Spool], config: BoxConfig, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Bench]:
-    monkeypatch.setattr(outbox_module, "RESEND_MIN_S", 0.3)
-    monkeypatch.setattr(uplink_module, "RECONNECT_S", 0.1)
-    monkeypatch.setattr(link_module, "CONNECT_S", 0.5)
-    async with SpoolThread(make_spool()) as door:
-        made = Bench(door, config)
-        yield made
-        await made.stop()
 
 
 async def test_live_batches_arrive_as_committed_and_are_forgotten_with_the_receipt(

@@ -70,6 +70,7 @@ class Connector:
         except aiomqtt.MqttError as error:
             raise LinkError(f"{self._table.host}:{self._table.port}: {error}") from error
         finally:
+            client.timeout = LET_GO_S  # a dead link answers no DISCONNECT
             with contextlib.suppress(aiomqtt.MqttError):
                 await client.__aexit__(None, None, None)
 

@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["together"]
 
 
-async def together(parts: Mapping[str, Coroutine[Any, Any, None]]) -> None:
+async def together(parts: Mapping[str, Coroutine[Any, Any, object]]) -> None:
     """Run named parts until one of them ends; end the others; raise what that one raised.
 
     Unlike a task group it raises the plain error: each part here fails in one way only.
