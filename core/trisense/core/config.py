@@ -10,7 +10,17 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from trisense.core.errors import ConfigError, Mistake
 
-__all__ = ["ConfigModel", "check", "key_path", "load_toml", "mistakes_of", "read_secret", "read_toml"]
+__all__ = [
+    "ConfigModel",
+    "check",
+    "key_path",
+    "load_toml",
+    "mistakes_of",
+    "parse_toml",
+    "read_secret",
+    "read_text",
+    "read_toml",
+]
 
 SECRET_WORDS = ("password", "passwd", "token", "secret", "api_key", "apikey", "private_key")
 
@@ -28,17 +38,35 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        ConfigError: missing, unreadable, no TOML (with its line), or holding a secret.
+        ConfigError: missing, unreadable, or no TOML (with its line).
+    """
+    return parse_toml(path, read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        ConfigError: missing, unreadable or no UTF-8.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(str(path), [Mistake("file", "a TOML file", "no such file")]) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [Mistake("file", "a readable TOML file", str(error))]) from error
-    except tomllib.TOMLDecodeError as error:
+
+
+def parse_toml(path: Path, text: str) -> dict[str, Any]:
+    """The tables of ``text``, which came from ``path``.
+
+    Raises:
+        ConfigError: no TOML (with its line).
+    """
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(str(path), [Mistake("file", "valid TOML", str(error))]) from error
-    return tables
 
 
 def check(path: Path, tables: Mapping[str, Any], model: type[Model]) -> Model:

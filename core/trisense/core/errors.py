@@ -13,6 +13,7 @@ Branch on what the caller does next::
     ├── WireError            bytes that are no valid bundle: refuse them for ever
     │   └── ValueRefused     a value that may never be packed (NaN, infinity, too large)
     ├── LinkError            the broker: keep the data, connect again
+    ├── RemoteError          a command or a pushed configuration is refused; the other side is told why
     ├── SpoolError           the box's disk queue
     │   ├── SpoolLocked      another process owns it
     │   └── SpoolFull        no room, even with the ballast freed
@@ -36,6 +37,7 @@ __all__ = [
     "LinkError",
     "MissingExtra",
     "Mistake",
+    "RemoteError",
     "SpoolError",
     "SpoolFull",
     "SpoolLocked",
@@ -135,6 +137,15 @@ class ValueRefused(WireError):
 
 class LinkError(TrisenseError):
     """The broker cannot be reached or refuses us."""
+
+
+class RemoteError(TrisenseError):
+    """What came from afar cannot be done; ``reason`` is one word for programs."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(f"{reason}: {detail}")
 
 
 class SpoolError(TrisenseError):

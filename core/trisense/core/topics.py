@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Final
 
 from trisense.core.errors import WireError
 from trisense.core.model import BOX_ID
 
-__all__ = ["ROOT", "Lane", "birth", "gateway_state", "parse", "receipt", "state", "up"]
+__all__ = [
+    "COMMAND_ID",
+    "ROOT",
+    "Lane",
+    "birth",
+    "command",
+    "desired",
+    "gateway_state",
+    "parse",
+    "receipt",
+    "reply",
+    "reported",
+    "state",
+    "up",
+]
 
 ROOT: Final = "tri/v1"
 GATEWAY_ROOT: Final = "tri/v1g"
+COMMAND_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+"""Full match of a command's id, chosen by whoever sends it and never used twice."""
 
 
 class Lane(StrEnum):
@@ -37,6 +54,23 @@ def birth(box: str) -> str:
 
 def state(box: str) -> str:
     return f"{ROOT}/{box}/state"
+
+
+def command(box: str, identity: str) -> str:
+    """Topic of one command; ``+`` for all of a box's."""
+    return f"{ROOT}/{box}/cmd/{identity}"
+
+
+def reply(box: str, identity: str) -> str:
+    return f"{ROOT}/{box}/cmd/{identity}/reply"
+
+
+def desired(box: str) -> str:
+    return f"{ROOT}/{box}/config/desired"
+
+
+def reported(box: str) -> str:
+    return f"{ROOT}/{box}/config/reported"
 
 
 def gateway_state(worker: str) -> str:

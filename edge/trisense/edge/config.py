@@ -14,14 +14,14 @@ from pydantic import Field as Constrained
 from pydantic import ValidationError, model_validator
 from trisense.core import logs
 from trisense.core.broker import BrokerTable
-from trisense.core.config import ConfigModel, check, mistakes_of, read_toml
+from trisense.core.config import ConfigModel, check, mistakes_of, parse_toml, read_text
 from trisense.core.errors import ConfigError, MissingExtra, Mistake
 from trisense.core.messages import Position
 from trisense.core.model import BOX_DEVICE, NAME
 from trisense.drivers.registry import driver_class
 from trisense.drivers.sdk import Driver
 
-__all__ = ["BoxConfig", "BoxTable", "Device", "MqttTable", "SpoolTable", "load"]
+__all__ = ["BoxConfig", "BoxTable", "Device", "MqttTable", "SpoolTable", "checked", "load"]
 
 Name = Annotated[str, Constrained(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Model = TypeVar("Model", bound=ConfigModel)
@@ -117,6 +117,8 @@ class BoxConfig:
     devices: tuple[Device, ...]
     hash: str
     """Sixteen hex digits over the file's content: two boxes with one hash are configured alike."""
+    text: str
+    """What was read."""
 
 
 def load(path: Path) -> BoxConfig:
@@ -125,7 +127,16 @@ def load(path: Path) -> BoxConfig:
     Raises:
         ConfigError: with every mistake in the file, those of the devices' drivers included.
     """
-    tables = read_toml(path)
+    text = read_text(path)
+    return checked(path, text, parse_toml(path, text))
+
+
+def checked(path: Path, text: str, tables: Mapping[str, Any]) -> BoxConfig:
+    """Check the ``tables`` that ``text`` holds; relative paths start at the folder of ``path``.
+
+    Raises:
+        ConfigError: with every mistake in them, those of the devices' drivers included.
+    """
     found: list[Mistake] = []
     try:
         whole: _File | None = check(path, tables, _File)
@@ -144,6 +155,7 @@ def load(path: Path) -> BoxConfig:
         log=whole.log,
         devices=tuple(devices),
         hash=hashlib.sha256(json.dumps(tables, sort_keys=True, default=str).encode()).hexdigest()[:16],
+        text=text,
     )
 
 
