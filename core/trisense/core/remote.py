@@ -166,7 +166,7 @@ class Reply(_Strict):
 
 
 class Desired(_Strict):
-    """The configuration a box shall run (retained), or that is only asked about (``dry_run``, not retained)."""
+    """A configuration that a box shall run (retained), or is only asked about (``dry_run``, not retained)."""
 
     v: Literal[1] = 1
     hash: Hash
