@@ -87,7 +87,7 @@ def test_any_bytes_are_refused_in_words(decode: Callable[[bytes], object], paylo
 @given(LIKE_A_COMMAND)
 def test_what_looks_like_a_command_is_one_or_is_refused_with_what_is_known(body: dict[str, object]) -> None:
     try:
-        told = command_of(json.dumps(body).encode()).verb
+        told: str = command_of(json.dumps(body).encode()).verb
     except RemoteError as error:
         told = error.reason
     assert told in (body.get("verb"), "invalid", "unknown_verb")
