@@ -16,6 +16,7 @@ from trisense.core.errors import SpoolError
 from trisense.core.model import BatchClass, Sample
 from trisense.edge.backoff import Backoff
 from trisense.edge.once import Fault
+from trisense.edge.progress import Progress
 from trisense.edge.spool import Cut, Loss
 
 __all__ = ["Batcher"]
@@ -65,6 +66,8 @@ class Batcher:
         self._stop = asyncio.Event()
         self._oldest_s = 0.0
         self._took_s = 0.0
+        self.progress = Progress()
+        """A commit that hangs in the disk is no progress; one that fails, and is tried again, is."""
         self.committed = 0
         """Samples committed since the start."""
         self.dropped = 0
@@ -132,11 +135,14 @@ class Batcher:
         if not taken and not losses:
             return
         began_s = time.monotonic()
+        self.progress.at("commit", limit_s=None)
         try:
             await self._commit(list(_cuts(taken)), list(losses.values()))
         except BaseException:
             self._put_back(taken, losses)
             raise
+        finally:
+            self.progress.at("idle")
         self.committed += len(taken)
         self._took_s = time.monotonic() - began_s
 

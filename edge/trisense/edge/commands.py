@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ import typer
 from trisense.core import logs
 from trisense.edge import checking
 from trisense.edge.config import load
+from trisense.edge.notify import Notifier
 from trisense.edge.runtime import Box
 from trisense.edge.scan_command import scan
 
@@ -35,7 +37,9 @@ def run(config: ConfigPath) -> None:
     """Sense, keep and send until SIGTERM or Ctrl-C; leaves within 5 s with everything on disk."""
     box = load(config)
     logs.configure(box.log.level)
-    asyncio.run(_run(Box(box)))
+    # A watchdog ends a program by SIGABRT: what every thread did then goes to stderr, whoever held it up.
+    faulthandler.enable()
+    asyncio.run(_run(Box(box, notifier=Notifier())))
 
 
 async def _run(box: Box) -> None:

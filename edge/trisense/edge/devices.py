@@ -29,6 +29,8 @@ class DeviceSet:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._polled = 0
         self._broken = asyncio.Event()
+        self.started = asyncio.Event()
+        """Set once all devices have been started; whether they work is another matter."""
         self._changing = asyncio.Lock()
 
     async def run(self, devices: Iterable[Device]) -> None:
@@ -39,6 +41,7 @@ class DeviceSet:
         """
         try:
             await self.apply(devices)
+            self.started.set()
             await self._broken.wait()
             for task in self._tasks.values():
                 if task.done() and not task.cancelled():

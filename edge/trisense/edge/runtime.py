@@ -19,8 +19,10 @@ from trisense.edge.clock import Clock, SystemClock
 from trisense.edge.config import BoxConfig, Device
 from trisense.edge.devices import DeviceSet
 from trisense.edge.link import Connector
+from trisense.edge.notify import Notifier
 from trisense.edge.ordinals import Ordinals
 from trisense.edge.quality import Stamper
+from trisense.edge.service import Service
 from trisense.edge.spool import Cut, Loss, Spool, SpoolOptions
 from trisense.edge.spool.thread import SpoolThread
 from trisense.edge.supervisor import Supervisor
@@ -40,7 +42,9 @@ STOP_LINK_S: Final = 1.5
 class Box:
     """One field box. Its parts are made here and opened by ``run``."""
 
-    def __init__(self, config: BoxConfig, clock: Clock | None = None) -> None:
+    def __init__(
+        self, config: BoxConfig, clock: Clock | None = None, notifier: Notifier | None = None
+    ) -> None:
         self.config = config
         self.clock = clock or SystemClock()
         self.since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -56,6 +60,8 @@ class Box:
         )
         self.batcher = Batcher(self._commit)
         self.devices = DeviceSet(self._supervise)
+        self._notifier = notifier or Notifier({})
+        self._service = Service(self._notifier, self.devices, self.batcher, self.uplink, self.door)
         self._lines = Lines()
         self._ordinals: dict[tuple[str, str], Ordinals] = {}
 
@@ -77,9 +83,11 @@ class Box:
                         "uplink-watch": _watch(sending),
                         "tidy": self._tidy(),
                         "devices": self.devices.run(self.config.devices),
+                        "service": self._service.run([committing, sending]),
                     }
                 )
             finally:
+                self._notifier.stopping()
                 self.batcher.stop()
                 await _within(STOP_COMMIT_S, committing)
                 sending.cancel()

@@ -18,6 +18,7 @@ from trisense.drivers import Lines, Observed
 from trisense.drivers.sdk import Driver, PolledDriver, StreamingDriver
 from trisense.edge.backoff import Backoff
 from trisense.edge.once import Fault
+from trisense.edge.progress import Progress
 
 __all__ = ["REASONS", "DeviceHealth", "Schedule", "Supervisor", "deadline", "deadline_s"]
 
@@ -25,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 CLOSE_S: Final = 2.0
 """Longest wait for a driver to let go of its line."""
+CUT_S: Final = 10.0
+"""How much later than its deadline a driver that was cut may end before it counts as stuck."""
 FIRST_WAIT_S: Final = 1.0
 LONGEST_WAIT_S: Final = 60.0
 
@@ -108,6 +111,7 @@ class Supervisor:
     ) -> None:
         """``take`` is given the rows; ``phase`` in [0, 1) spreads polled devices over their interval."""
         self.health = DeviceHealth()
+        self.progress = Progress()
         self._driver = driver
         self._lines = lines
         self._take = take
@@ -133,6 +137,7 @@ class Supervisor:
     async def _session(self) -> None:
         """From connect to the loss of the line."""
         try:
+            self.progress.at("connect", limit_s=deadline_s(self._driver) + CUT_S)
             async with deadline(self._driver, "connect"):
                 await self._driver.connect(self._lines)
             self.health.connected = True
@@ -149,7 +154,9 @@ class Supervisor:
         while True:
             slot_s, missed = schedule.next(time.monotonic())
             self.health.missed += missed
+            self.progress.at("wait")
             await asyncio.sleep(max(0.0, slot_s - time.monotonic()))
+            self.progress.at("read", limit_s=deadline_s(driver) + CUT_S)
             try:
                 async with deadline(driver, "read"):
                     rows = await driver.read()
@@ -165,6 +172,7 @@ class Supervisor:
 
     async def _follow(self, driver: StreamingDriver[Any]) -> None:
         # How long silence may last is the driver's to say: it alone knows keep-alives from rows.
+        self.progress.at("follow")
         rows = driver.observe()
         try:
             async for row in rows:
@@ -181,6 +189,7 @@ class Supervisor:
         await asyncio.sleep(wait_s)
 
     async def _close(self) -> None:
+        self.progress.at("close", limit_s=CLOSE_S + CUT_S)
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._driver.close()
@@ -190,6 +199,11 @@ class Supervisor:
             self._close_fault.failed(why=repr(error))
         else:
             self._close_fault.recovered()
+
+    async def _rest(self) -> None:
+        """Leave the device alone for a while."""
+        self.progress.at("back off")
+        await asyncio.sleep(self._backoff.next_s())
 
     def _worked(self, rows: Sequence[Observed]) -> None:
         self.health.rows += len(rows)
