@@ -118,10 +118,19 @@ class Supervisor:
         self._phase = phase
         self._backoff = Backoff(first_s=FIRST_WAIT_S, longest_s=LONGEST_WAIT_S, rng=rng)
         self._log = log.bind(device=driver.config.name, driver=driver.config.driver)
+        self._asked = asyncio.Event()
+        self._asking: list[asyncio.Future[None]] = []
+        self._answering: list[asyncio.Future[None]] = []
         self._close_fault = Fault(self._log, "close_failed", "close_recovered")
 
     async def run(self) -> None:
         """Keep the device working; only being cancelled ends it."""
+        try:
+            await self._sessions()
+        finally:
+            self._answer(DeviceError(self._driver.config.name, "stopped meanwhile"))
+
+    async def _sessions(self) -> None:
         while True:
             try:
                 await self._session()
@@ -133,6 +142,20 @@ class Supervisor:
             if task is not None and task.cancelling():
                 raise asyncio.CancelledError  # a driver's own error on the way out had swallowed it
             await self._rest()
+
+    async def ask(self) -> None:
+        """Wait for the rows of a read that begins now; for the next row of a streaming device.
+
+        They go the way of all rows, and have been taken when this returns. A device that rests after a
+        failure is tried at once.
+
+        Raises:
+            DeviceError: the device failed.
+        """
+        answer = asyncio.get_running_loop().create_future()
+        self._asking.append(answer)
+        self._asked.set()
+        await answer
 
     async def _session(self) -> None:
         """From connect to the loss of the line."""
@@ -155,20 +178,26 @@ class Supervisor:
             slot_s, missed = schedule.next(time.monotonic())
             self.health.missed += missed
             self.progress.at("wait")
-            await asyncio.sleep(max(0.0, slot_s - time.monotonic()))
-            self.progress.at("read", limit_s=deadline_s(driver) + CUT_S)
-            try:
-                async with deadline(driver, "read"):
-                    rows = await driver.read()
-            except (LineError, Hung):
-                raise
-            except DeviceError as error:
-                # The line is still good: keep it, and leave the device alone for a while.
-                self._failed(error)
-                await self._rest()
-            else:
-                self.health.reads += 1
-                self._worked(rows)
+            while await self._asked_within(slot_s - time.monotonic()):
+                await self._read(driver)
+                self.progress.at("wait")
+            await self._read(driver)
+
+    async def _read(self, driver: PolledDriver[Any]) -> None:
+        self._hear()
+        self.progress.at("read", limit_s=deadline_s(driver) + CUT_S)
+        try:
+            async with deadline(driver, "read"):
+                rows = await driver.read()
+        except (LineError, Hung):
+            raise
+        except DeviceError as error:
+            # The line is still good: keep it, and leave the device alone for a while.
+            self._failed(error)
+            await self._rest()
+        else:
+            self.health.reads += 1
+            self._worked(rows)
 
     async def _follow(self, driver: StreamingDriver[Any]) -> None:
         # How long silence may last is the driver's to say: it alone knows keep-alives from rows.
@@ -176,6 +205,7 @@ class Supervisor:
         rows = driver.observe()
         try:
             async for row in rows:
+                self._hear()
                 self.health.reads += 1
                 self._worked((row,))
         finally:
@@ -184,9 +214,36 @@ class Supervisor:
         raise LineError(driver.config.name, "the stream ended")
 
     async def _rest(self) -> None:
+        """Leave the device alone for a while, unless somebody asks."""
+        self.progress.at("back off")
         wait_s = self._backoff.next_s()
         self.health.next_try_s = time.monotonic() + wait_s
-        await asyncio.sleep(wait_s)
+        await self._asked_within(wait_s)
+
+    async def _asked_within(self, wait_s: float) -> bool:
+        """Wait; True, and at once, when somebody asks for a read meanwhile."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, wait_s)):
+                return await self._asked.wait()
+        return False
+
+    def _hear(self) -> None:
+        """Whoever asked up to now is answered by what begins now."""
+        self._answering += self._asking
+        self._asking = []
+        self._asked.clear()
+
+    def _answer(self, error: DeviceError | None = None) -> None:
+        if error is not None:
+            self._hear()
+        for answer in self._answering:
+            if answer.done():
+                continue  # who asked has gone
+            if error is None:
+                answer.set_result(None)
+            else:
+                answer.set_exception(error)
+        self._answering = []
 
     async def _close(self) -> None:
         self.progress.at("close", limit_s=CLOSE_S + CUT_S)
@@ -200,11 +257,6 @@ class Supervisor:
         else:
             self._close_fault.recovered()
 
-    async def _rest(self) -> None:
-        """Leave the device alone for a while."""
-        self.progress.at("back off")
-        await asyncio.sleep(self._backoff.next_s())
-
     def _worked(self, rows: Sequence[Observed]) -> None:
         self.health.rows += len(rows)
         if rows:
@@ -216,6 +268,7 @@ class Supervisor:
             self.health.failing_since_s = self.health.next_try_s = None
             self.health.error = None
         self._backoff.reset()
+        self._answer()
 
     def _failed(self, error: Exception, *, traceback: bool = False) -> None:
         """Count a failure; loud the first time, and for a bug not seen just before; else at debug."""
@@ -228,6 +281,7 @@ class Supervisor:
         say = self._log.warning if loud else self._log.debug
         say("device_failed", why=why, error=type(error).__name__, exc_info=error if traceback else None)
         self.health.error = why
+        self._answer(error if isinstance(error, DeviceError) else DeviceError(self._driver.config.name, why))
 
 
 def deadline_s(driver: Driver[Any]) -> float:
