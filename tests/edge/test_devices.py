@@ -11,6 +11,7 @@ from trisense.drivers import DeviceConfig, Field, FieldType, Layer, Lines, Obser
 from trisense.edge.config import Device
 from trisense.edge.devices import DeviceSet
 from trisense.edge.supervisor import Supervisor
+from trisense.edge.treatment import Treatment
 
 
 class Config(DeviceConfig):
@@ -45,7 +46,8 @@ class Meter(PolledDriver[Config]):
 
 
 def device(name: str, unit: str = "1") -> Device:
-    return Device(name, Meter(Config(name=name, driver="meter", interval_s=0.01, unit=unit)))
+    driver = Meter(Config(name=name, driver="meter", interval_s=0.01, unit=unit))
+    return Device(name, driver, Treatment.none(driver.streams()))
 
 
 def meter(of: Device) -> Meter:

@@ -13,8 +13,10 @@ from trisense.core.errors import WireError
 from trisense.core.model import BOX_DEVICE, EPOCH_MAX, Counters, Field, FieldType, Layer, Stream
 
 __all__ = [
+    "CALIBRATION",
     "LOSS",
     "Birth",
+    "CalibrationBirth",
     "DeviceBirth",
     "EpochReceipt",
     "FieldBirth",
@@ -46,6 +48,24 @@ LOSS: Final = Stream(
 )
 """Declared loss: a sample like any other, in a batch of class alarm. ``epoch`` is 16 hex digits,
 ``samples`` null where the count is unknown, ``t0`` and ``t1`` ISO 8601 UTC or null."""
+
+CALIBRATION: Final = Stream(
+    device=BOX_DEVICE,
+    measurement="calibration",
+    layer=Layer.GROUND,
+    fields=(
+        Field("device", "", FieldType.STR),
+        Field("field", "", FieldType.STR),
+        Field("version", "", FieldType.STR),
+        Field("hash", "", FieldType.STR),
+        Field("state", "", FieldType.STR),
+        Field("valid_from", "", FieldType.STR),
+        Field("valid_to", "", FieldType.STR),
+        Field("uncertainty", "", FieldType.FLOAT),
+    ),
+)
+"""By what the values of a field are made from this time on, said at the start of a device and at each change.
+``field`` is ``MEASUREMENT.FIELD``, ``state`` is valid, expired or early, the rest is ``CalibrationBirth``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +142,27 @@ class Position(_Json):
     height_m: float | None = None
 
 
+class CalibrationBirth(_Json):
+    """What a calibration certificate says of itself; times are ISO 8601 UTC."""
+
+    version: str
+    """Its number or name, as people call it."""
+    hash: str
+    """Sixteen hex digits over its content: another calibration has another."""
+    valid_from: str
+    valid_to: str
+    uncertainty: float
+    """Expanded (k = 2), in the unit of the field."""
+    by: str
+
+
 class FieldBirth(_Json):
     name: str
     unit: str
     type: FieldType
+    calibration: list[CalibrationBirth] = []
+    """The certificates its values are made by, in the order of their time; the stream ``box/calibration``
+    says from when each was in use."""
 
 
 class StreamBirth(_Json):

@@ -14,7 +14,7 @@ from typing import Final
 
 from trisense.core.model import Field, FieldType, Quality
 
-__all__ = ["PROPERTIES", "VERSION", "Property", "field", "judge"]
+__all__ = ["PROPERTIES", "VERSION", "Property", "field", "judge", "limits_of"]
 
 VERSION: Final = 1
 """Rises when a unit changes or a name goes; a bundle names it and may then leave units out."""
@@ -108,15 +108,19 @@ def field(name: str, *, resolution: float | None = None, valid: Range | None = N
     return Field(name, known.unit, known.type, resolution, valid)
 
 
-def judge(field: Field, value: float) -> Quality:
-    """Gross range check of one number: the field's own range first, then the vocabulary's."""
+def limits_of(field: Field) -> tuple[Range, Range]:
+    """Where a value fails and where it is suspect: the field's own range first, then the vocabulary's."""
     known = PROPERTIES.get(field.name)
     fail = field.valid or (known.fail if known else ANY)
+    return fail, known.suspect if known is not None and known.unit == field.unit else ANY
+
+
+def judge(field: Field, value: float) -> Quality:
+    """Gross range check of one number against ``limits_of`` its field."""
+    fail, suspect = limits_of(field)
     if not _within(value, fail):
         return Quality.FAIL
-    if known is not None and known.unit == field.unit and not _within(value, known.suspect):
-        return Quality.SUSPECT
-    return Quality.GOOD
+    return Quality.GOOD if _within(value, suspect) else Quality.SUSPECT
 
 
 def _within(value: float, limits: Range) -> bool:

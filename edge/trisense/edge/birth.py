@@ -54,9 +54,17 @@ def _device(device: Device, site: str) -> DeviceBirth:
     streams = [
         StreamBirth(
             measurement=stream.measurement,
-            fields=[FieldBirth(name=f.name, unit=f.unit, type=f.type) for f in stream.fields],
+            fields=[
+                FieldBirth(
+                    name=column.field.name,
+                    unit=column.field.unit,
+                    type=column.field.type,
+                    calibration=[c.birth() for c in column.certificates],
+                )
+                for column in device.treatment.columns[stream.measurement]
+            ],
         )
-        for stream in device.driver.streams()
+        for stream in device.streams
     ]
     return DeviceBirth(
         name=device.name,

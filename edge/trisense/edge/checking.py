@@ -18,7 +18,7 @@ from trisense.drivers import Lines, Observed, PolledDriver, StreamingDriver
 from trisense.edge.clock import SystemClock
 from trisense.edge.config import BoxConfig, Device
 from trisense.edge.ordinals import Ordinals
-from trisense.edge.quality import Stamper
+from trisense.edge.stamping import Stamper
 from trisense.edge.supervisor import CLOSE_S, deadline
 
 __all__ = ["Reading", "absent_files", "as_json", "read_devices", "show"]
@@ -61,7 +61,7 @@ async def read_devices(config: BoxConfig) -> list[Reading]:
 
 async def _read(device: Device, lines: Lines) -> Reading:
     driver = device.driver
-    stamper = Stamper(driver.streams(), SystemClock(), lambda _: Ordinals())
+    stamper = Stamper(device.treatment, SystemClock(), lambda _: Ordinals())
     try:
         async with deadline(driver, "connect"):
             await driver.connect(lines)
@@ -109,7 +109,7 @@ def as_json(config: BoxConfig, readings: Sequence[Reading] | None) -> str:
             "family": device.driver.family,
             "streams": [
                 {"measurement": s.measurement, "fields": [{"name": f.name, "unit": f.unit} for f in s.fields]}
-                for s in device.driver.streams()
+                for s in device.streams
             ],
         }
         if device.name in said:
@@ -142,13 +142,13 @@ def _row(sample: Sample) -> dict[str, Any]:
 def show(config: BoxConfig, readings: Sequence[Reading] | None) -> None:
     """The same as tables on stdout."""
     console = Console(highlight=False)
-    streams = sum(len(device.driver.streams()) for device in config.devices)
+    streams = sum(len(device.streams) for device in config.devices)
     console.print(
         f"{config.path}: good. Box {config.box.id}, {len(config.devices)} devices, {streams} streams."
     )
     table = Table("device", "driver", "kind", "measurement", "fields")
     for device in config.devices:
-        for stream in device.driver.streams():
+        for stream in device.streams:
             names = ", ".join(f.name for f in stream.fields)
             table.add_row(
                 device.name, device.driver.config.driver, device.driver.kind, stream.measurement, names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,9 +17,10 @@ from trisense.core.broker import BrokerTable
 from trisense.core.config import ConfigModel, check, mistakes_of, parse_toml, read_text
 from trisense.core.errors import ConfigError, MissingExtra, Mistake
 from trisense.core.messages import Position
-from trisense.core.model import BOX_DEVICE, NAME
+from trisense.core.model import BOX_DEVICE, NAME, Stream
 from trisense.drivers.registry import driver_class
 from trisense.drivers.sdk import Driver
+from trisense.edge.treatment import Treatment, ValuesTable, load_certificates, treat
 
 __all__ = ["BoxConfig", "BoxTable", "Device", "MqttTable", "SpoolTable", "checked", "load"]
 
@@ -95,6 +96,12 @@ class Device:
 
     name: str
     driver: Driver[Any]
+    treatment: Treatment
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """What it sends: the driver's streams, as calibration leaves them."""
+        return self.treatment.streams
 
     def alike(self, other: Device) -> bool:
         """Whether ``other`` would do just the same: then it need not be exchanged."""
@@ -102,6 +109,7 @@ class Device:
             type(self.driver) is type(other.driver)
             and self.driver.config == other.driver.config
             and self.driver.streams() == other.driver.streams()
+            and self.treatment == other.treatment
         )
 
 
@@ -175,13 +183,31 @@ def _devices(path: Path, tables: object, found: list[Mistake]) -> list[Device]:
             found.append(Mistake(f"{where}.name", "another name than the box's own", repr(name)))
         elif name is not None and names[str(name)] == 2:
             found.append(Mistake(f"{where}.name", "a name of its own", f"{name!r} once more"))
-        driver = _driver(path, table, where, found)
-        if driver is not None:
-            made.append(Device(driver.config.name, driver))
+        device = _device(path.resolve().parent, table, where, found)
+        if device is not None:
+            made.append(device)
     return made
 
 
-def _driver(path: Path, table: Mapping[str, Any], where: str, found: list[Mistake]) -> Driver[Any] | None:
+def _device(folder: Path, table: Mapping[str, Any], where: str, found: list[Mistake]) -> Device | None:
+    """A device without a mistake, or None."""
+    known = len(found)
+    own = {key: table[key] for key in ValuesTable.model_fields if key in table}
+    values = ValuesTable()
+    try:
+        values = ValuesTable.model_validate(own)
+    except ValidationError as error:
+        found += mistakes_of(error, where)
+    certificates = load_certificates(values.calibration, folder, where, found)
+    driver = _driver(folder, {key: table[key] for key in table if key not in own}, where, found)
+    if driver is None:
+        return None
+    treatment = treat(driver, values, certificates, where, found)
+    found += _stream_mistakes(treatment.streams, where)
+    return Device(driver.config.name, driver, treatment) if len(found) == known else None
+
+
+def _driver(folder: Path, table: Mapping[str, Any], where: str, found: list[Mistake]) -> Driver[Any] | None:
     name = table.get("driver")
     if not isinstance(name, str):
         found.append(Mistake(f"{where}.driver", "the name of a driver", repr(name) if name else "nothing"))
@@ -189,8 +215,8 @@ def _driver(path: Path, table: Mapping[str, Any], where: str, found: list[Mistak
     known = {mistake.where for mistake in found}
     try:
         cls = driver_class(name)
-        driver = cls(_rooted(cls.config_model.model_validate(table), path.resolve().parent))
-        fresh = list(_stream_mistakes(driver, where))
+        driver = cls(_rooted(cls.config_model.model_validate(table), folder))
+        fresh = list(_stream_mistakes(driver.streams(), where))
         if not fresh:
             return driver
     except ConfigError as error:
@@ -203,10 +229,10 @@ def _driver(path: Path, table: Mapping[str, Any], where: str, found: list[Mistak
     return None
 
 
-def _stream_mistakes(driver: Driver[Any], where: str) -> Iterator[Mistake]:
+def _stream_mistakes(streams: Sequence[Stream], where: str) -> Iterator[Mistake]:
     """What would be refused later, batch after batch: names no bundle carries, one stream twice."""
-    keys = Counter(stream.key for stream in driver.streams())
-    for stream in driver.streams():
+    keys = Counter(stream.key for stream in streams)
+    for stream in streams:
         if keys[stream.key] > 1:
             yield Mistake(where, "streams with a name each", f"{stream.measurement!r} twice")
         for name in (stream.measurement, *(field.name for field in stream.fields)):

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 from trisense.core.errors import SpoolError
-from trisense.core.messages import State
+from trisense.core.messages import CALIBRATION, State
 from trisense.core.model import BatchClass, Sample, Stream
 from trisense.drivers import Lines, Observed
 from trisense.edge.batcher import Batcher
@@ -21,12 +21,13 @@ from trisense.edge.devices import DeviceSet
 from trisense.edge.link import Connector
 from trisense.edge.notify import Notifier
 from trisense.edge.ordinals import Ordinals
-from trisense.edge.quality import Stamper
 from trisense.edge.service import Service
 from trisense.edge.spool import Cut, Loss, Spool, SpoolOptions
 from trisense.edge.spool.thread import SpoolThread
+from trisense.edge.stamping import Stamper
 from trisense.edge.supervisor import Supervisor
 from trisense.edge.tasks import together
+from trisense.edge.treatment import Treatment
 from trisense.edge.uplink import Uplink
 
 __all__ = ["Box"]
@@ -63,6 +64,8 @@ class Box:
         self._notifier = notifier or Notifier({})
         self._service = Service(self._notifier, self.devices, self.batcher, self.uplink, self.door)
         self._lines = Lines()
+        self.stampers: dict[str, Stamper] = {}
+        """By device; what each counted of refused and flagged values begins anew with its device."""
         self._ordinals: dict[tuple[str, str], Ordinals] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -94,13 +97,20 @@ class Box:
                 await _within(STOP_LINK_S, sending)
                 log.info("box_stops", committed=self.batcher.committed, **self.uplink.counts)
 
-    async def stamper(self, streams: Sequence[Stream]) -> Stamper:
-        """A stamper for ``streams``, going on where their committed ordinals stopped."""
+    async def stamper(
+        self,
+        treated: Treatment | Sequence[Stream],
+        tell: Callable[[Observed], None] | None = None,
+    ) -> Stamper:
+        """A stamper for a device or for streams of the box's own, going on where their committed ordinals
+        stopped; ``tell`` as in ``Stamper``.
+        """
+        streams = treated.streams if isinstance(treated, Treatment) else treated
         fresh = [stream.key for stream in streams if stream.key not in self._ordinals]
         known = await self.door.run(lambda spool: {key: spool.ordinals(key) for key in fresh})
         for key, ordinals in known.items():
             self._ordinals.setdefault(key, ordinals)
-        return Stamper(streams, self.clock, self._ordinals.__getitem__)
+        return Stamper(treated, self.clock, self._ordinals.__getitem__, tell)
 
     def take(self, stamper: Stamper, rows: Sequence[Observed]) -> None:
         """Stamp ``rows``, queue them for the next commit, and show them to the listeners."""
@@ -111,7 +121,9 @@ class Box:
                 listener(sample)
 
     async def _supervise(self, device: Device, phase: float) -> Supervisor:
-        stamper = await self.stamper(device.driver.streams())
+        told = await self.stamper([CALIBRATION])
+        stamper = await self.stamper(device.treatment, lambda row: self.take(told, [row]))
+        self.stampers[device.name] = stamper
         return Supervisor(device.driver, self._lines, partial(self.take, stamper), phase=phase)
 
     async def _tidy(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 from trisense.core.model import Field, FieldType, Layer, Quality, Stream, Value
 from trisense.drivers import Observed
 from trisense.edge.ordinals import Ordinals
-from trisense.edge.quality import Stamper
+from trisense.edge.stamping import Stamper
 
 WEATHER = Stream(
     "mast",
