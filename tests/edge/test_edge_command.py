@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trisense.edge.config import BoxTable, LogTable, MqttTable, SpoolTable, load
+from trisense.edge.config import BoxTable, LogTable, MqttTable, RemoteTable, SpoolTable, load
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "deploy" / "edge.sample.toml"
@@ -220,6 +220,7 @@ def test_the_sample_loads_and_its_commented_defaults_are_the_codes(tmp_path: Pat
         ("box", BoxTable),
         ("spool", SpoolTable),
         ("mqtt", MqttTable),
+        ("remote", RemoteTable),
         ("log", LogTable),
     ):
         assert everything[table].keys() == set(model.model_fields)
@@ -227,7 +228,7 @@ def test_the_sample_loads_and_its_commented_defaults_are_the_codes(tmp_path: Pat
         for key, value in everything[table].items():
             default = model.model_fields[key].default
             if key not in as_is and default is not None:
-                assert value == default, key
+                assert value == (list(default) if isinstance(default, tuple) else default), key
     file = tmp_path / "all.toml"
     file.write_text("\n".join(live))
     load(file)

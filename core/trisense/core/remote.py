@@ -24,6 +24,7 @@ __all__ = [
     "VERBS",
     "BusChange",
     "Command",
+    "ConfigState",
     "Desired",
     "Difference",
     "Failure",
@@ -58,6 +59,7 @@ LIST_MAX: Final = 200
 DeviceName = Annotated[str, Constrained(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Hash = Annotated[str, Constrained(pattern=r"^[0-9a-f]{64}$")]
 Verb = Literal["read", "snapshot", "restart", "log-level", "replay", "reload", "show-config"]
+ConfigState = Literal["running", "checking", "trial", "rejected", "rolled_back", "superseded", "checked"]
 VERBS: Final[tuple[Verb, ...]] = get_args(Verb)
 
 
@@ -232,7 +234,7 @@ class Reported(_Strict):
     """SHA-256 of the configuration at work."""
     source: Literal["local", "remote"]
     """The box's own file, or one that came from a gateway."""
-    state: Literal["running", "checking", "trial", "rejected", "rolled_back", "superseded", "checked"]
+    state: ConfigState
     """running: at work and proven. trial: at work, to be proven within ``health_s``. rejected: never put to
     work. rolled_back: was at work, is no more. superseded: the box's own file changed, and wins.
     checked: answer to a dry run."""

@@ -21,6 +21,7 @@ from trisense.drivers.sdk import (
     GivenCodec,
     Observed,
     Part,
+    Picturing,
     PolledDriver,
     StreamingDriver,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "Lines",
     "Observed",
     "Part",
+    "Picturing",
     "PolledDriver",
     "Quality",
     "Stream",

@@ -26,6 +26,7 @@ __all__ = [
     "GivenCodec",
     "Observed",
     "Part",
+    "Picturing",
     "PolledDriver",
     "StreamingDriver",
 ]
@@ -174,6 +175,15 @@ class PolledDriver(Driver[Config]):
             DeviceError: as ``read``.
         """
         return await self.read()
+
+
+@runtime_checkable
+class Picturing(Protocol):
+    """A polled driver whose reads may bring a picture."""
+
+    def picture_next(self) -> None:
+        """Let the next good read bring one, however young the last one is."""
+        ...
 
 
 class StreamingDriver(Driver[Config]):

@@ -18,11 +18,12 @@ from trisense.core.config import ConfigModel, check, mistakes_of, parse_toml, re
 from trisense.core.errors import ConfigError, MissingExtra, Mistake
 from trisense.core.messages import Position
 from trisense.core.model import BOX_DEVICE, NAME, Stream
+from trisense.core.remote import VERBS, Verb
 from trisense.drivers.registry import driver_class
 from trisense.drivers.sdk import Driver
 from trisense.edge.treatment import Treatment, ValuesTable, load_certificates, treat
 
-__all__ = ["BoxConfig", "BoxTable", "Device", "MqttTable", "SpoolTable", "checked", "load"]
+__all__ = ["BoxConfig", "BoxTable", "Device", "MqttTable", "RemoteTable", "SpoolTable", "checked", "load"]
 
 Name = Annotated[str, Constrained(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Model = TypeVar("Model", bound=ConfigModel)
@@ -77,6 +78,17 @@ class MqttTable(BrokerTable):
     """Part of the bulk bytes that pictures may take while a backlog waits too; the rest is the backlog's."""
 
 
+class RemoteTable(ConfigModel):
+    """What may be done from afar, by whoever has the gateway's rights at the broker."""
+
+    commands: tuple[Verb, ...] = VERBS
+    """Commands that are done; the others are refused. An empty list switches them off."""
+    config: bool = True
+    """Whether a configuration that comes over the link may be put to work."""
+    health_s: Annotated[float, Constrained(ge=5, le=3600)] = 120.0
+    """How long such a configuration may take to prove itself healthy before it is rolled back."""
+
+
 class LogTable(ConfigModel):
     level: logs.Level = "info"
     """debug, info, warning or error."""
@@ -86,6 +98,7 @@ class _File(ConfigModel):
     box: BoxTable
     spool: SpoolTable = SpoolTable()
     mqtt: MqttTable
+    remote: RemoteTable = RemoteTable()
     log: LogTable = LogTable()
     device: Annotated[list[dict[str, Any]], Constrained(min_length=1)]
 
@@ -121,6 +134,7 @@ class BoxConfig:
     box: BoxTable
     spool: SpoolTable
     mqtt: MqttTable
+    remote: RemoteTable
     log: LogTable
     devices: tuple[Device, ...]
     hash: str
@@ -160,6 +174,7 @@ def checked(path: Path, text: str, tables: Mapping[str, Any]) -> BoxConfig:
         box=whole.box,
         spool=_rooted(whole.spool, folder),
         mqtt=_rooted(whole.mqtt, folder),
+        remote=whole.remote,
         log=whole.log,
         devices=tuple(devices),
         hash=hashlib.sha256(json.dumps(tables, sort_keys=True, default=str).encode()).hexdigest()[:16],

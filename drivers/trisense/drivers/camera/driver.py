@@ -151,6 +151,9 @@ class HttpCamera(PolledDriver[Config]):
             Stream(name, "image", self.layer, IMAGE, site),
         )
 
+    def picture_next(self) -> None:
+        self._preview_due_s = 0.0
+
     async def connect(self, lines: Lines) -> None:  # noqa: ARG002  # HTTP needs no line
         """Make the client; the camera is asked at the first read.
 

@@ -1,0 +1,1 @@
+"""Commands and configuration from afar."""

@@ -1,0 +1,147 @@
+"""Which configuration is the box's: its own file, the last good one from afar, or one on trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+from trisense.core.errors import ConfigError, RemoteError
+from trisense.core.remote import Desired, MistakeJson, Reported, content_hash
+from trisense.edge.config import BoxConfig
+from trisense.edge.remote import record as records
+from trisense.edge.remote.checking import from_afar
+from trisense.edge.remote.record import Outcome, Record, Tried
+
+__all__ = ["Keeper", "now_text"]
+
+log = structlog.get_logger(__name__)
+
+
+def now_text() -> str:
+    """The box's clock, ISO 8601 UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a box begins with."""
+
+    config: BoxConfig
+    reported: Reported
+
+
+class Keeper:
+    """Owns the record. Every method blocks for an fsync, and all belong to one caller at a time."""
+
+    def __init__(self, local: BoxConfig, path: Path) -> None:
+        self.local = local
+        """The box's own file, as it was read last."""
+        self._path = path
+        self._record = Record(base=content_hash(local.text))
+
+    @property
+    def tried(self) -> Tried | None:
+        """The configuration desired last, and what became of it."""
+        return self._record.tried
+
+    def begin(self) -> Start:
+        """What to run after a start, whatever happened before it.
+
+        The box's own file wins when it changed since; else the last good configuration from afar runs,
+        and one that was on trial is given up.
+        """
+        try:
+            found = records.load(self._path)
+        except RemoteError as error:
+            log.error("remote_record_damaged", why=error.detail)
+            return Start(
+                self.local, self.report(reason=f"the record of remote configuration: {error.detail}")
+            )
+        if found is None:
+            return Start(self.local, self.report())
+        self._record = found.model_copy(update={"base": self._record.base})
+        if found.base != self._record.base:
+            return Start(self.local, self.own_file_wins(self.local))
+        if found.trial is not None:
+            self.roll_back("the box stopped before the configuration had proved itself")
+        return self._last_good()
+
+    def _last_good(self) -> Start:
+        if self._record.good is None:
+            return Start(self.local, self.report())
+        try:
+            return Start(from_afar(self.local, self._record.good), self.report())
+        except ConfigError as error:
+            # It was good with another version of this software, or of the files that it names.
+            log.error("remote_configuration_unusable", why=str(error))
+            self._save(good=None, tried=self._outcome("rolled_back", f"it no longer checks: {error}"))
+            mistakes = [MistakeJson.of(mistake) for mistake in error.mistakes]
+            return Start(self.local, self.report().model_copy(update={"mistakes": mistakes}))
+
+    def put_on_trial(self, desired: Desired) -> None:
+        """Remember that ``desired`` is being tried, before anything is changed.
+
+        Raises:
+            OSError: the disk; nothing is changed.
+        """
+        tried = Tried(hash=desired.hash, attempt=desired.attempt, outcome="trial", at=now_text())
+        changed = self._record.model_copy(update={"trial": desired.content, "tried": tried})
+        records.save(self._path, changed)
+        self._record = changed
+
+    def confirm(self) -> None:
+        """What is on trial is the last good configuration from now on.
+
+        Raises:
+            OSError: the disk; it is still on trial.
+        """
+        changed = self._record.model_copy(
+            update={"good": self._record.trial, "trial": None, "tried": self._outcome("running", "")}
+        )
+        records.save(self._path, changed)
+        self._record = changed
+
+    def roll_back(self, reason: str) -> None:
+        """Give up what is on trial; a disk that fails only makes the next start do it again."""
+        log.error("configuration_rolled_back", why=reason)
+        self._save(trial=None, tried=self._outcome("rolled_back", reason))
+
+    def own_file_wins(self, local: BoxConfig) -> Reported:
+        """The deployer changed the box's own file: what came from afar is over; says so."""
+        self.local = local
+        tried = (
+            None if self._record.tried is None else self._outcome("superseded", "the box's own file changed")
+        )
+        if self._record.good is not None:
+            log.warning("own_file_wins", file=str(local.path))
+        self._save(base=content_hash(local.text), good=None, trial=None, tried=tried)
+        return self.report()
+
+    def report(self, *, reason: str = "") -> Reported:
+        """What runs, and what became of the configuration desired last."""
+        tried = self._record.tried
+        good = self._record.good
+        return Reported(
+            running=content_hash(self.local.text if good is None else good),
+            source="local" if good is None else "remote",
+            state="running" if tried is None else tried.outcome,
+            desired=None if tried is None else tried.hash,
+            attempt=0 if tried is None else tried.attempt,
+            reason=reason or ("" if tried is None else tried.reason),
+            since=now_text(),
+        )
+
+    def _outcome(self, outcome: Outcome, reason: str) -> Tried | None:
+        tried = self._record.tried
+        if tried is None:
+            return None
+        return tried.model_copy(update={"outcome": outcome, "reason": reason[:2000], "at": now_text()})
+
+    def _save(self, **changes: object) -> None:
+        self._record = self._record.model_copy(update=changes)
+        try:
+            records.save(self._path, self._record)
+        except OSError as error:
+            log.error("remote_record_failed", path=str(self._path), why=str(error))

@@ -1,0 +1,102 @@
+"""What a box remembers of configurations that came over the link: one small file beside the spool.
+
+One file, replaced whole, so that no power cut can leave the last good configuration and the one on trial
+at odds. The box's own file is never written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from trisense.core.errors import RemoteError
+from trisense.core.remote import Hash
+
+__all__ = ["Outcome", "Record", "Tried", "load", "path_beside", "save"]
+
+RECORD_BYTES: Final = 1 << 20
+"""More than two configurations, each byte written as two."""
+
+
+Outcome = Literal["trial", "running", "rolled_back", "superseded"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Tried(_Strict):
+    """What became of the configuration desired last."""
+
+    hash: Hash
+    attempt: int = 0
+    outcome: Outcome
+    reason: str = ""
+    at: str
+    """ISO 8601 UTC by the box's clock."""
+
+
+class Record(_Strict):
+    """Where a box stands between its own file and what a gateway wants."""
+
+    v: Literal[1] = 1
+    base: Hash
+    """Hash of the box's own file when this was written: with another one that file wins."""
+    good: str | None = None
+    """The last configuration from afar that proved itself; none: the box's own file."""
+    trial: str | None = None
+    """The one on trial: found at a start, it did not get to prove itself."""
+    tried: Tried | None = None
+
+
+def path_beside(spool: Path) -> Path:
+    """The record's file for a spool."""
+    return spool.with_name(spool.name + ".remote")
+
+
+def load(path: Path) -> Record | None:
+    """The record, or None where there is none yet.
+
+    Raises:
+        RemoteError: ``damaged``; it has been put aside, and the box's own file is what is left.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(RECORD_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RemoteError("damaged", f"{path}: cannot be read: {error}") from error
+    digest, _, body = data.partition(b"\n")
+    try:
+        if hashlib.sha256(body).hexdigest().encode() == digest:
+            return Record.model_validate_json(body)
+        why = "its checksum does not match"
+    except ValidationError as error:
+        why = f"not of this version: {error.error_count()} mistakes"
+    aside = path.with_name(path.name + ".damaged")
+    path.replace(aside)
+    raise RemoteError("damaged", f"{path}: {why}; kept as {aside.name}")
+
+
+def save(path: Path, record: Record) -> None:
+    """Replace the record; what it says is on the disk when this returns.
+
+    Raises:
+        OSError: the disk; the record before it still stands.
+    """
+    body = record.model_dump_json().encode()
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("wb") as file:
+        file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
