@@ -27,6 +27,7 @@ CLASSES = tuple(BatchClass)
 def waiting(spool: Spool) -> dict[tuple[int, int], Batch]:
     """Every batch without a receipt, by identity."""
     heads = [head for of in CLASSES for head in spool.heads(of, limit=100_000)]
+    heads += spool.heads(BatchClass.DATA, limit=100_000, preview=True)
     return {(b.epoch, b.seq): b for _, b in spool.load([h.id for h in heads])}
 
 
@@ -209,6 +210,51 @@ def test_receipted_batches_go_before_anything_is_lost(make_spool: MakeSpool, cut
             spool.settle([EpochReceipt(spool.epoch, stored=((head.seq, head.seq),))])
 
         assert declared(spool) == []
+
+
+def test_a_quota_lets_the_oldest_pictures_go_long_before_the_cap(make_spool: MakeSpool, cut: MakeCut) -> None:
+    with make_spool(max_bytes=8 << 20, media_share=0.25) as spool:
+        (reading,) = spool.commit([cut(0)])
+        for number in range(1, 60):
+            spool.commit([cut(number, batch_class=BatchClass.MEDIA, blob=os.urandom(60_000))])
+            assert spool.summary().waiting["media"].size_bytes <= 2 << 20
+
+        left = {seq for _, seq in waiting(spool)}
+        assert {loss["reason"] for loss in declared(spool)} == {"quota"}
+        lost = [seq for loss in declared(spool) for seq in range(loss["first"], loss["last"] + 1)]
+        pictures = [b.seq for b in waiting(spool).values() if b.batch_class is BatchClass.MEDIA]
+        assert max(lost) < min(pictures), "the oldest went"
+        assert len(lost) == len(set(lost)) == 59 - len(pictures)
+        assert reading.seq in left
+
+
+def test_previews_have_a_quota_and_go_before_readings_at_the_cap(make_spool: MakeSpool, cut: MakeCut) -> None:
+    with make_spool(max_bytes=4 << 20, preview_share=0.2) as spool:
+        readings = []
+        for number in range(55):
+            blob = os.urandom(60_000)
+            readings += spool.commit([cut(number, blob=blob)])
+            spool.commit([replace(cut(number, blob=blob), preview=True)])
+            assert spool.summary().waiting["preview"].size_bytes <= (4 << 20) // 5
+
+        reasons = [loss["reason"] for loss in declared(spool)]
+        assert set(reasons) == {"quota", "cap"}
+        assert {head.seq for head in readings} <= {seq for _, seq in waiting(spool)}, "no reading went yet"
+
+
+def test_replayed_batches_go_before_what_the_gateway_never_had(make_spool: MakeSpool, cut: MakeCut) -> None:
+    with make_spool(max_bytes=4 << 20) as spool:
+        replayed = [spool.commit([cut(n, blob=os.urandom(60_000))])[0] for n in range(20)]
+        spool.settle([EpochReceipt(spool.epoch, stored=((0, 19),))])
+        assert spool.replay(0, 1 << 62) == 20
+        for number in range(20, 60):
+            spool.commit([cut(number, batch_class=BatchClass.MEDIA, blob=os.urandom(30_000))])
+        fresh = [spool.commit([cut(n, blob=os.urandom(60_000))])[0] for n in range(60, 90)]
+
+        lost = {seq for loss in declared(spool) for seq in range(loss["first"], loss["last"] + 1)}
+        assert lost, "the cap was reached"
+        assert lost <= {head.seq for head in replayed}
+        assert {head.seq for head in fresh} <= {seq for _, seq in waiting(spool)}
 
 
 def test_a_dropped_declaration_is_declared_again(make_spool: MakeSpool, cut: MakeCut) -> None:
@@ -426,6 +472,63 @@ def test_damage_while_it_runs_costs_what_was_there_and_nothing_after(
 
 def refuse(*_: object) -> None:
     raise PermissionError("read-only file system")
+
+
+def test_what_is_salvaged_includes_what_a_restored_gateway_may_ask_for(
+    make_spool: MakeSpool, spool_path: Path, cut: MakeCut
+) -> None:
+    with make_spool() as spool:
+        spool.commit([cut(0), cut(1), replace(cut(2), offset_ns=9), replace(cut(3), preview=True)])
+        spool.settle([EpochReceipt(spool.epoch, stored=((0, 0),))])
+        epoch = spool.epoch
+    _smash_an_index(spool_path)
+
+    with make_spool() as spool:
+        assert spool_path.with_name("spool.db.damaged").exists()
+        assert declared(spool) == []
+        held = {name: of.batches for name, of in spool.summary().waiting.items()}
+        assert held == {"alarm": 0, "data": 2, "preview": 1, "media": 0}
+        assert set(waiting(spool)) == {(epoch, 1), (epoch, 3)}, "the open one is open still"
+        assert spool.replay(0, 1 << 62) == 1
+        settled = spool.settle([EpochReceipt(epoch, stored=((0, 1),))])
+        assert {head.seq for head in settled.heads} == {0, 1}
+
+
+def _smash_an_index(path: Path) -> None:
+    """Damage that the check at the start finds, and that costs no row."""
+    with sqlite3.connect(path) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'identity'").fetchone()
+    db.close()
+    image = path.read_bytes()
+    path.write_bytes(image[: (page - 1) * 4096] + bytes(4096) + image[page * 4096 :])
+
+
+def test_a_crash_in_the_middle_of_a_salvage_only_means_to_begin_it_again(
+    make_spool: MakeSpool, spool_path: Path, cut: MakeCut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make_spool() as spool:
+        spool.commit([cut(n) for n in range(5)])
+        epoch = spool.epoch
+    _smash_an_index(spool_path)
+    with sqlite3.connect(spool_path) as db:
+        db.execute("UPDATE batch SET rows = zeroblob(3) WHERE seq = 2")
+    db.close()
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for point in ("files.keep_aside", "Salvage.losses", "Shelf.declare"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"trisense.edge.spool.queue.{point}", crash)
+            with pytest.raises(KeyboardInterrupt):
+                make_spool().open()
+        assert not spool_path.with_name("spool.db.damaged").exists()
+
+    with make_spool() as spool:
+        assert set(data(waiting(spool))) == {(epoch, seq) for seq in (0, 1, 3, 4)}
+        known = [x for x in declared(spool) if x["epoch"] == f"{epoch:016x}"]
+        assert [(x["first"], x["last"], x["samples"]) for x in known] == [(2, 2, None)]
+    assert spool_path.with_name("spool.db.damaged").exists()
 
 
 def _crashed(make_spool: MakeSpool, cut: MakeCut, path: Path) -> dict[str, bytes]:

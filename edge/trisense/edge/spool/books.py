@@ -9,10 +9,11 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trisense.core.messages import SEQ_MAX
 from trisense.core.model import Counters, Sample, Stream
 from trisense.edge.ordinals import NEVER, Ordinals
-from trisense.edge.spool.file import EpochRow, StreamRow, read_epochs, read_streams
-from trisense.edge.spool.model import epoch_name
+from trisense.edge.spool.file import AGE_NEVER_NS, EpochRow, StreamRow, read_epochs, read_streams
+from trisense.edge.spool.model import epoch_name, epoch_number
 from trisense.edge.spool.rows import pack_stream, unpack_stream
 
 __all__ = ["Books", "Epoch"]
@@ -24,6 +25,8 @@ class Epoch:
     next_seq: int = 0
     low_seq: int = 0
     samples_committed: int = 0
+    replay_low: int = SEQ_MAX
+    """Smallest seq that waits a second time."""
     exact: bool = True
     """False where damage took the numbers: then no counters are reported for it."""
 
@@ -56,10 +59,13 @@ class Books:
         """
         self.epochs = {
             int(row.epoch, 16): Epoch(
-                row.opened_ns, row.next_seq, row.low_seq, row.samples_committed, bool(row.exact)
+                row.opened_ns, row.next_seq, row.low_seq, row.samples_committed, exact=bool(row.exact)
             )
             for row in read_epochs(self._db)
         }
+        for epoch, seq in self._lowest_replayed():
+            if epoch in self.epochs:
+                self.epochs[epoch].replay_low = seq
         for epoch in self.epochs:
             self.find_low(epoch)
         self._streams = {}
@@ -73,6 +79,13 @@ class Books:
                 mark.max_n = max(mark.max_n, known.max_n)
             self._streams[row.id] = stream
             self._marks[stream.key] = mark
+
+    def _lowest_replayed(self) -> list[tuple[int, int]]:
+        query = (
+            "SELECT epoch, min(seq) FROM batch INDEXED BY replayed"  # noqa: S608  # a constant
+            f" WHERE settled = 0 AND age_ns > {AGE_NEVER_NS} GROUP BY epoch"
+        )
+        return [(epoch_number(name), int(seq)) for name, seq in self._db.execute(query)]
 
     # --- streams ---
 
@@ -152,11 +165,19 @@ class Books:
         of.low_seq = of.next_seq if row is None else row[0]
 
     def forget_drained(self, keep: int, current: int) -> None:
-        """Drop the oldest epochs of which nothing waits, beyond the newest ``keep`` of them."""
-        drained = [e for e, of in self.epochs.items() if of.low_seq >= of.next_seq and e != current]
+        """Drop the oldest epochs of which no batch is here, beyond the newest ``keep`` of them."""
+        drained = [
+            e
+            for e, of in self.epochs.items()
+            if of.low_seq >= of.next_seq and e != current and not self._any_batch(e)
+        ]
         for epoch in drained[:-keep]:
             self._db.execute("DELETE FROM epoch WHERE epoch = ?", (epoch_name(epoch),))
             del self.epochs[epoch]
+
+    def _any_batch(self, epoch: int) -> bool:
+        query = "SELECT 1 FROM batch WHERE epoch = ? LIMIT 1"
+        return self._db.execute(query, (epoch_name(epoch),)).fetchone() is not None
 
     def counters(self, epoch: int) -> Counters:
         of = self.epochs[epoch]

@@ -22,19 +22,24 @@ from trisense.edge.spool.model import epoch_name, epoch_number
 from trisense.edge.spool.rows import checksum
 
 __all__ = [
+    "AGE_NEVER_NS",
     "CORRUPT_CODES",
-    "Ballast",
+    "ID_MAX",
     "BatchRow",
     "EpochNote",
     "EpochRow",
     "StreamRow",
     "connect",
+    "damaged",
     "discard_aside",
+    "keep_aside",
     "lock",
     "read_batches",
     "read_epochs",
     "read_streams",
+    "salvage_pending",
     "set_aside",
+    "toggle",
 ]
 
 log = structlog.get_logger(__name__)
@@ -42,17 +47,24 @@ log = structlog.get_logger(__name__)
 APPLICATION_ID: Final = 0x74726973
 VERSION: Final = 2
 ID_MAX: Final = 2**63 - 1
+AGE_NEVER_NS: Final = 1 << 56
+"""Age at its receipt of a batch without one. Every age is above it and takes eight bytes like it, so that
+a receipt changes a few bytes in place and no picture is written again."""
+SETTLED_MARKS: Final = (0, 0x5A5A, 0xA5A5, 0x3C3C)
+"""What a row's checksum is XORed with, by ``settled``: a flipped bit makes no receipt."""
 PAGE_BYTES: Final = 4096
 CHECKPOINT_PAGES: Final = 256
 """The WAL is folded into the file every MiB: what a full disk must still have room for."""
-QUICK_CHECK_BYTES: Final = 64 * 1024 * 1024
-"""Largest file that is read whole at the start; an SD card gives about 30 MB a second."""
+CHECKED_BYTES: Final = 64 * 1024 * 1024
+"""Largest file that is read whole at the start, indexes and all; an SD card gives about 30 MB a second."""
 CORRUPT_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 WAL_HEAD: Final = struct.Struct(">III I 8s 8s")
 WAL_FRAME: Final = struct.Struct(">II 8s 8s")
 
-SCHEMA: Final = """
+# The indexes repeat the cells that their conditions name: queries then believe them, not the row, and a
+# bit that flips in the row cannot hide it.
+SCHEMA: Final = f"""
 CREATE TABLE epoch (
     epoch TEXT PRIMARY KEY, opened_ns INTEGER, next_seq INTEGER, low_seq INTEGER,
     samples_committed INTEGER, exact INTEGER, crc INTEGER);
@@ -61,13 +73,15 @@ CREATE TABLE stream (
 CREATE TABLE batch (
     id INTEGER PRIMARY KEY AUTOINCREMENT, epoch TEXT NOT NULL, seq INTEGER NOT NULL,
     class TEXT NOT NULL, preview INTEGER NOT NULL, state TEXT NOT NULL, settled INTEGER NOT NULL,
-    settled_ns INTEGER, committed_ns INTEGER, boot_id TEXT, mono_ns INTEGER, offset_ns INTEGER,
-    synced INTEGER, error_ms INTEGER, samples INTEGER NOT NULL, size_bytes INTEGER NOT NULL,
-    hash BLOB, rows BLOB, blob BLOB, crc INTEGER);
+    settled_ns INTEGER, age_ns INTEGER, committed_ns INTEGER, boot_id TEXT, mono_ns INTEGER,
+    offset_ns INTEGER, synced INTEGER, error_ms INTEGER, samples INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL, hash BLOB, rows BLOB, blob BLOB, crc INTEGER);
 CREATE UNIQUE INDEX identity ON batch (epoch, seq);
-CREATE INDEX waiting ON batch (class, preview, id, size_bytes) WHERE settled = 0 AND state = 'final';
-CREATE INDEX unfinished ON batch (class, preview, id, size_bytes) WHERE state = 'open';
-CREATE INDEX kept ON batch (settled_ns) WHERE settled > 0;
+CREATE INDEX waiting ON batch (class, preview, id, size_bytes, settled, state)
+    WHERE settled = 0 AND state = 'final';
+CREATE INDEX unfinished ON batch (class, preview, id, size_bytes, state) WHERE state = 'open';
+CREATE INDEX kept ON batch (age_ns, settled, settled_ns, committed_ns, size_bytes) WHERE settled > 0;
+CREATE INDEX replayed ON batch (id, epoch, seq) WHERE settled = 0 AND age_ns > {AGE_NEVER_NS};
 """
 
 
@@ -109,11 +123,11 @@ class StreamRow:
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """One batch as it lies in the file; ``settled`` may change without a new checksum."""
+    """One batch as it lies in the file."""
 
     COLUMNS = (
-        "id, epoch, seq, class, preview, state, settled, committed_ns, boot_id, mono_ns, offset_ns, synced,"
-        " error_ms, samples, hash, rows, blob, crc"
+        "id, epoch, seq, class, preview, state, settled, settled_ns, age_ns, committed_ns, boot_id, mono_ns,"
+        " offset_ns, synced, error_ms, samples, hash, rows, blob, crc"
     )
 
     id: int
@@ -124,6 +138,10 @@ class BatchRow:
     state: str
     """``final``, or ``open`` while its times are provisional."""
     settled: int
+    settled_ns: int
+    """Wall time of the receipt; of the commit while there is none."""
+    age_ns: int
+    """How long the spool had run at the receipt (``Shelf.age_ns``), or ``AGE_NEVER_NS``."""
     committed_ns: int
     boot_id: str
     mono_ns: int
@@ -143,61 +161,69 @@ class BatchRow:
         return len(self.rows) + len(self.blob or b"")
 
     def checksum(self) -> int:
-        """CRC-32 over every cell but ``id``, ``settled`` and what follows from others."""
-        return checksum(
-            (
-                self.epoch,
-                self.seq,
-                self.batch_class,
-                self.preview,
-                self.state,
-                self.committed_ns,
-                self.boot_id,
-                self.mono_ns,
-                self.offset_ns,
-                self.synced,
-                self.error_ms,
-                self.samples,
-                self.hash,
-                self.rows,
-                self.blob,
-            )
+        """CRC-32 over every cell but ``id``, ``settled_ns``, ``age_ns`` and what follows from others."""
+        cells = (
+            self.epoch,
+            self.seq,
+            self.batch_class,
+            self.preview,
+            self.state,
+            self.committed_ns,
+            self.boot_id,
+            self.mono_ns,
+            self.offset_ns,
+            self.synced,
+            self.error_ms,
+            self.samples,
+            self.hash,
+            self.rows,
+            self.blob,
         )
+        return checksum(cells) ^ SETTLED_MARKS[self.settled]
 
     def whole(self) -> bool:
         try:
             return self.crc == self.checksum()
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError, IndexError):
             return False  # a damaged cell may have any type
 
     def insert(self, db: sqlite3.Connection) -> int:
         """Write it as a new row with its own identity; gives the row's id."""
+        cells = (
+            self.epoch,
+            self.seq,
+            self.batch_class,
+            self.preview,
+            self.state,
+            self.settled,
+            self.settled_ns,
+            self.age_ns,
+            self.committed_ns,
+            self.boot_id,
+            self.mono_ns,
+            self.offset_ns,
+            self.synced,
+            self.error_ms,
+            self.samples,
+            self.size_bytes,
+            self.hash,
+            self.rows,
+            self.blob,
+            self.checksum(),
+        )
         cursor = db.execute(
-            "INSERT INTO batch (epoch, seq, class, preview, state, settled, committed_ns, boot_id, mono_ns,"
-            " offset_ns, synced, error_ms, samples, size_bytes, hash, rows, blob, crc)"
-            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            (
-                self.epoch,
-                self.seq,
-                self.batch_class,
-                self.preview,
-                self.state,
-                self.settled,
-                self.committed_ns,
-                self.boot_id,
-                self.mono_ns,
-                self.offset_ns,
-                self.synced,
-                self.error_ms,
-                self.samples,
-                self.size_bytes,
-                self.hash,
-                self.rows,
-                self.blob,
-                self.checksum(),
-            ),
+            "INSERT INTO batch (epoch, seq, class, preview, state, settled, settled_ns, age_ns, committed_ns,"
+            " boot_id, mono_ns, offset_ns, synced, error_ms, samples, size_bytes, hash, rows, blob, crc)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            cells,
         )
         return int(cursor.lastrowid or 0)
+
+
+def toggle(mark: int) -> str:
+    """SQL that brings a checksum along when ``settled`` goes from 0 to ``mark``, or back."""
+    bits = SETTLED_MARKS[mark]
+    return f"crc = (crc | {bits}) - (crc & {bits})"  # SQLite has no XOR
 
 
 def lock(path: Path) -> int:
@@ -245,10 +271,10 @@ def connect(path: Path, *, max_bytes: int) -> tuple[sqlite3.Connection, bool]:
         db.execute("PRAGMA cache_size = -1024")
         (_, recovered, _) = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         _lay_out(db, path)
-        if path.stat().st_size <= QUICK_CHECK_BYTES:
-            (answer,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if path.stat().st_size <= CHECKED_BYTES:
+            (answer,) = db.execute("PRAGMA integrity_check(1)").fetchone()
             if answer != "ok":
-                raise _damaged(str(answer))
+                raise damaged(str(answer))
     except BaseException:
         db.close()
         raise
@@ -290,7 +316,7 @@ def _lay_out(db: sqlite3.Connection, path: Path) -> None:
             f" PRAGMA user_version = {VERSION}; COMMIT;"
         )
     elif application != APPLICATION_ID:
-        raise _damaged(f"application id {application:#x}")
+        raise damaged(f"application id {application:#x}")
     elif version != VERSION:
         raise SpoolError(
             f"{path}: made by another version of trisense (layout {version}, ours {VERSION}):"
@@ -298,7 +324,7 @@ def _lay_out(db: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _damaged(what: str) -> sqlite3.DatabaseError:
+def damaged(what: str) -> sqlite3.DatabaseError:
     error = sqlite3.DatabaseError(what)
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error
@@ -313,7 +339,7 @@ def read_epochs(db: sqlite3.Connection, *, damaged_ok: bool = False) -> list[Epo
         if checksum(cells) == crc:
             found.append(EpochRow(*cells))
         elif not damaged_ok:
-            raise _damaged("an epoch's checksum")
+            raise damaged("an epoch's checksum")
     return found
 
 
@@ -324,7 +350,7 @@ def read_streams(db: sqlite3.Connection, *, damaged_ok: bool = False) -> list[St
         if checksum(cells) == crc:
             found.append(StreamRow(*cells))
         elif not damaged_ok:
-            raise _damaged("a stream's checksum")
+            raise damaged("a stream's checksum")
     return found
 
 
@@ -350,59 +376,50 @@ def read_batches(db: sqlite3.Connection, *, until: float) -> Iterator[BatchRow]:
 
 
 def discard_aside(path: Path) -> bool:
-    """Delete what ``set_aside`` kept; tells whether there was anything."""
+    """Delete the damaged file that was kept for a look; tells whether there was any."""
     kept = list(path.parent.glob(f"{path.name}.damaged*"))
     for old in kept:
         old.unlink(missing_ok=True)
     return bool(kept)
 
 
+def salvage_pending(path: Path) -> bool:
+    """Whether a damaged file was put aside and not yet carried over: a crash came between."""
+    return _salvage(path).exists()
+
+
 def set_aside(path: Path) -> Path:
-    """Move a damaged spool and its WAL out of the way; only the newest such copy is kept."""
+    """Move a damaged spool and its WAL out of the way, to be salvaged; gives where it is now.
+
+    Where one lies there already, what lies at ``path`` is only what a broken-off salvage made of it.
+    """
     discard_aside(path)
-    aside = path.with_name(f"{path.name}.damaged")
-    for suffix in ("-wal", ""):
+    aside = _salvage(path)
+    pending = aside.exists()
+    for suffix in ("-wal", ""):  # the file last: it is what tells
         part = path.with_name(path.name + suffix)
-        if part.exists():
+        if pending:
+            part.unlink(missing_ok=True)
+        elif part.exists():
             part.rename(aside.with_name(aside.name + suffix))
     path.with_name(path.name + "-shm").unlink(missing_ok=True)
     return aside
 
 
-class Ballast:
-    """Room set aside on the disk, given back when SQLite finds none: even a DELETE needs some."""
+def keep_aside(path: Path) -> Path:
+    """The salvage is done and declared: keep the damaged file for a look, until its room is needed."""
+    aside = _salvage(path)
+    kept = path.with_name(f"{path.name}.damaged")
+    for suffix in ("-wal", ""):
+        part = aside.with_name(aside.name + suffix)
+        if part.exists():
+            part.rename(kept.with_name(kept.name + suffix))
+    aside.with_name(aside.name + "-shm").unlink(missing_ok=True)
+    return kept
 
-    def __init__(self, path: Path, size_bytes: int) -> None:
-        self._path = path.with_name(path.name + ".ballast")
-        self._size_bytes = size_bytes
 
-    def release(self) -> bool:
-        """Give the room back; False when it had been given already."""
-        try:
-            self._path.unlink()
-        except FileNotFoundError:
-            return False
-        return True
-
-    def disk_is_short(self) -> bool:
-        """Whether the disk has less free than the ballast would give."""
-        disk = os.statvfs(self._path.parent)
-        return disk.f_bavail * disk.f_frsize < self._size_bytes
-
-    def load(self) -> bool:
-        """Set the room aside where the disk has twice that free; tells whether it is."""
-        if self._path.exists() and self._path.stat().st_size == self._size_bytes:
-            return True
-        disk = os.statvfs(self._path.parent)
-        if disk.f_bavail * disk.f_frsize < 2 * self._size_bytes:
-            return False
-        try:
-            with self._path.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, self._size_bytes)
-        except OSError as error:
-            log.warning("spool_ballast_failed", why=str(error))
-            return False
-        return True
+def _salvage(path: Path) -> Path:
+    return path.with_name(f"{path.name}.salvage")
 
 
 class EpochNote:

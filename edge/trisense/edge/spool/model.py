@@ -12,17 +12,25 @@ from trisense.core.model import BatchClass, Quality, Sample, Value
 from trisense.edge.ordinals import Ordinals
 
 __all__ = [
+    "DAMAGED",
+    "REFUSED",
+    "STORED",
+    "WAITING",
     "Cut",
     "Head",
+    "Held",
     "Loss",
     "Settled",
     "SpoolOptions",
+    "Summary",
     "epoch_name",
     "epoch_number",
     "loss_samples",
     "runs",
 ]
 
+WAITING, STORED, REFUSED, DAMAGED = range(4)
+"""Column ``settled`` of a batch: no receipt, receipted as stored, as refused; damaged and declared lost."""
 LOSS_NAMES: Final = tuple(field.name for field in LOSS.fields)
 
 
@@ -30,8 +38,12 @@ LOSS_NAMES: Final = tuple(field.name for field in LOSS.fields)
 class SpoolOptions:
     max_bytes: int = 1 << 30
     """Cap of the file; its WAL adds about one MiB, the ballast its own size."""
+    media_share: float = 0.5
+    """Part of ``max_bytes`` that waiting pictures may hold; beyond it the oldest go (reason ``quota``)."""
+    preview_share: float = 0.1
+    """The same for waiting previews."""
     keep_s: float = 86_400.0
-    """How long receipted batches are kept, so that a restored store can be refilled."""
+    """How long receipted batches are kept while the box runs, so that a restored store can be refilled."""
     ballast_bytes: int = 4 << 20
     """Room set aside on the disk for the moment when it is full."""
 
@@ -62,6 +74,31 @@ class Head:
     size_bytes: int
     """As it lies in the spool; what it takes on the wire is usually less."""
     preview: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """So many batches of so many bytes together, as they lie in the spool."""
+
+    batches: int = 0
+    size_bytes: int = 0
+
+    def plus(self, batches: int, size_bytes: int) -> Held:
+        return Held(self.batches + batches, self.size_bytes + size_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the spool holds, for people to look at."""
+
+    waiting: dict[str, Held]
+    """Without a receipt: ``alarm``, ``data``, ``preview``, ``media``."""
+    kept: Held
+    """Receipted, until age or space takes them."""
+    file_bytes: int
+    max_bytes: int
+    horizon_ns: int | None
+    """Wall time of the oldest receipt whose batch is still here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +145,7 @@ class Settled:
     """What receipts did."""
 
     heads: tuple[Head, ...] = ()
-    """Batches that had been waiting; their ``size_bytes`` is 0."""
+    """Batches that had been waiting."""
     refused: int = 0
     beyond: int = 0
     """Ranges that named batches this box never made: ignored."""

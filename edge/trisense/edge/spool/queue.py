@@ -12,34 +12,21 @@ import contextlib
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 import structlog
 from trisense.core.errors import SpoolError, SpoolFull
-from trisense.core.messages import LOSS, EpochReceipt
-from trisense.core.model import Batch, BatchClass, Counters, Value, batch_hash
+from trisense.core.messages import EpochReceipt
+from trisense.core.model import Batch, BatchClass, Counters, Value
 from trisense.edge.clock import Clock
 from trisense.edge.ordinals import Ordinals
 from trisense.edge.spool import file as files
-from trisense.edge.spool import reading
-from trisense.edge.spool.books import Books, Epoch
-from trisense.edge.spool.model import (
-    LOSS_NAMES,
-    Cut,
-    Head,
-    Loss,
-    Settled,
-    SpoolOptions,
-    epoch_name,
-    loss_samples,
-    runs,
-)
-from trisense.edge.spool.reading import HEAD
-from trisense.edge.spool.rows import pack_rows
+from trisense.edge.spool import reading, room
+from trisense.edge.spool.model import Cut, Head, Loss, Settled, SpoolOptions, Summary
 from trisense.edge.spool.salvage import Salvage
+from trisense.edge.spool.shelf import Shelf
 
 __all__ = ["Spool"]
 
@@ -47,14 +34,13 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-WAITING, STORED, REFUSED, DAMAGED = range(4)
-DROP_ORDER: Final = (BatchClass.MEDIA, BatchClass.DATA, BatchClass.ALARM)
-ROUND_BYTES: Final = 256 * 1024
-"""At least so much is freed at a time, so that declared losses stay few."""
 ROUNDS: Final = 40
 """Times a commit may make room before it gives up: more than any one batch can need."""
 EPOCHS_KEPT: Final = 256
 """Drained epochs remembered for the birth message."""
+TIDY_BATCHES: Final = 2000
+REPLAY_BATCHES: Final = 500
+"""Batches handled in one transaction: a commit may wait behind it."""
 
 
 class Spool:
@@ -65,12 +51,11 @@ class Spool:
         self.epoch = 0
         self._options = options or SpoolOptions()
         self._clock = clock
-        self._ballast = files.Ballast(path, self._options.ballast_bytes)
+        self._ballast = room.Ballast(path, self._options.ballast_bytes)
         self._note = files.EpochNote(path)
         self._lock = -1
         self._connection: sqlite3.Connection | None = None
-        self._books: Books
-        self._loss_ordinals = Ordinals()
+        self._shelf: Shelf
 
     def __enter__(self) -> Spool:
         self.open()
@@ -113,38 +98,39 @@ class Spool:
             self._connection = None
 
     def _open_or_start_afresh(self) -> None:
+        if files.salvage_pending(self.path):
+            self._start_afresh("a crash came into its salvage")
+            return
         try:
             self._open_file()
         except sqlite3.Error as error:
             if _code(error) not in files.CORRUPT_CODES:
                 raise SpoolError(f"{self.path}: cannot open: {error}") from error
-            self._start_afresh(error)
+            self._start_afresh(str(error))
 
     def _open_file(self) -> None:
         self._connection, tail_lost = files.connect(self.path, max_bytes=self._options.max_bytes)
         try:
-            self._books = Books(self._db)
-            self._books.load()
+            self._shelf = Shelf(self._db, self._clock)
         except BaseException:
             self._let_go()
             raise
-        self._loss_ordinals = self._books.ordinals(LOSS.key)
         before = self._note.read()[-1:]
         self._begin_epoch()
         if tail_lost:
             log.error("spool_tail_lost", path=str(self.path))
-            self._durably(lambda: self._insert_losses([self._tail(epoch).values() for epoch in before]))
+            self._durably(lambda: self._shelf.declare([self._tail(epoch).values() for epoch in before]))
 
     def _tail(self, epoch: int) -> Loss:
         """All that may have followed what the file still has of ``epoch``."""
-        known = self._books.epochs.get(epoch)
+        known = self._shelf.books.epochs.get(epoch)
         return Loss("corrupt", epoch, 0 if known is None else known.next_seq, None)
 
     def _begin_epoch(self) -> None:
         """Mint the epoch of this opening; it reaches the file with its first batch."""
         self.epoch = secrets.randbits(64)
-        self._books.epochs[self.epoch] = Epoch(self._clock.now_ns())
-        self._note.write(self._books.epochs)
+        self._shelf.begin(self.epoch)
+        self._note.write(self._shelf.books.epochs)
 
     # --- writing ---
 
@@ -156,47 +142,19 @@ class Spool:
             SpoolError: the disk failed; nothing was committed.
         """
         rows = [loss.values() for loss in losses]
-        return self._durably(lambda: [*map(self._insert, cuts), *self._insert_losses(rows)])
+        return self._durably(lambda: self._commit(cuts, rows))
+
+    def _commit(self, cuts: Sequence[Cut], losses: Sequence[tuple[Value, ...]]) -> list[Head]:
+        shelf = self._shelf
+        heads = [*map(shelf.commit, cuts), *shelf.declare(losses)]
+        for excess in room.over_quota(shelf, self._options):
+            heads += shelf.drop(excess, "quota")
+        return heads
 
     def drop(self, ids: Iterable[int], reason: str) -> list[Head]:
         """Give up batches that can never be sent; gives the batch that declares them lost."""
         wanted = list(ids)
-        return self._durably(lambda: self._drop(reading.heads_of(self._db, wanted), reason))
-
-    def _insert(self, cut: Cut) -> Head:
-        clock = self._clock.state()
-        row = files.BatchRow(
-            id=0,
-            epoch=epoch_name(self.epoch),
-            seq=self._books.epochs[self.epoch].next_seq,
-            batch_class=cut.batch_class.value,
-            preview=int(cut.preview),
-            state="final" if cut.offset_ns is None else "open",
-            settled=WAITING,
-            committed_ns=self._clock.now_ns(),
-            boot_id=self._clock.boot_id,
-            mono_ns=self._clock.boot_ns(),
-            offset_ns=cut.offset_ns,
-            synced=int(clock.synced),
-            error_ms=clock.error_ms,
-            samples=len(cut.samples),
-            hash=batch_hash(cut.samples),
-            rows=pack_rows(cut.samples, self._books.stream_id),
-            blob=cut.blob,
-        )
-        identity = row.insert(self._db)
-        self._books.mark(cut.samples)
-        self._books.count(self.epoch, row.samples)
-        return Head(identity, self.epoch, row.seq, cut.batch_class, row.samples, row.size_bytes, cut.preview)
-
-    def _insert_losses(self, rows: Sequence[tuple[Value, ...]]) -> list[Head]:
-        if not rows:
-            return []
-        log.warning(
-            "samples_lost", count=len(rows), losses=[dict(zip(LOSS_NAMES, r, strict=True)) for r in rows[:20]]
-        )
-        samples = loss_samples(rows, self._clock.now_ns(), self._loss_ordinals)
-        return [self._insert(Cut(BatchClass.ALARM, samples))]
+        return self._durably(lambda: self._shelf.drop(reading.heads_of(self._db, wanted), reason))
 
     # --- transactions ---
 
@@ -217,7 +175,7 @@ class Spool:
             SpoolError: nothing helps but time.
         """
         if _code(error) in files.CORRUPT_CODES:
-            self._start_afresh(error)
+            self._start_afresh(str(error))
             return True
         if self._connection is None:
             self._open_or_start_afresh()  # an earlier attempt found a disk that allowed nothing
@@ -230,7 +188,7 @@ class Spool:
         raise SpoolError(f"{self.path}: {error}") from error
 
     def _transact(self, work: Callable[[], T]) -> T:
-        current = replace(self._books.epochs[self.epoch])
+        before = self._shelf.snapshot()
         self._db.execute("BEGIN IMMEDIATE")
         try:
             result = work()
@@ -238,10 +196,8 @@ class Spool:
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
-            # Memory follows the file back; an epoch without a batch is in memory only.
             with contextlib.suppress(sqlite3.Error):
-                self._books.load()
-            self._books.epochs[self.epoch] = current
+                self._shelf.restore(before)
             raise
         return result
 
@@ -279,57 +235,29 @@ class Spool:
 
     def _free(self, reason: str) -> bool:
         (pages,) = self._db.execute("PRAGMA page_count").fetchone()
-        goal_bytes = max(ROUND_BYTES, pages * files.PAGE_BYTES // 50)
-        kept = self._heads(f"{HEAD} WHERE settled > 0 ORDER BY settled_ns", goal_bytes)
+        file_bytes = pages * files.PAGE_BYTES
+        kept = room.to_forget(self._shelf, file_bytes)
         if kept:
-            self._delete(kept)
+            self._shelf.delete_kept(kept)
             return True
-        for batch_class in DROP_ORDER:
-            query = f"{HEAD} WHERE settled = 0 AND class = ? ORDER BY id"
-            heads = self._heads(query, goal_bytes, batch_class.value)
-            if heads:
-                self._drop(heads, reason)
-                return True
-        return False
-
-    def _drop(self, heads: Sequence[Head], reason: str) -> list[Head]:
-        """Delete batches and declare them lost, in the caller's transaction."""
-        times_ns = {head.id: reading.committed_ns(self._db, head.id) for head in heads}
-        lost = [values for head in heads for values in self._declared_in(head)]
-        for run in runs(heads):
-            span = [times_ns[head.id] for head in run]
-            samples = sum(head.samples for head in run)
-            loss = Loss(reason, run[0].epoch, run[0].seq, run[-1].seq, samples)
-            lost.append(replace(loss, t0_ns=min(span), t1_ns=max(span)).values())
-        self._delete(heads)
-        return self._insert_losses(lost)
-
-    def _declared_in(self, head: Head) -> list[tuple[Value, ...]]:
-        """Losses a batch declares: they must be said again when it is itself dropped."""
-        row = reading.row(self._db, head.id) if head.batch_class is BatchClass.ALARM else None
-        batch = None if row is None else self._batch(row)
-        return [] if batch is None else [s.values for s in batch.samples if s.stream == LOSS]
-
-    def _delete(self, heads: Iterable[Head]) -> None:
-        heads = list(heads)
-        self._db.executemany("DELETE FROM batch WHERE id = ?", [(head.id,) for head in heads])
-        for epoch in {head.epoch for head in heads}:
-            self._books.find_low(epoch)
+        heads = room.to_drop(self._shelf, file_bytes)
+        self._shelf.drop(heads, reason)
+        return bool(heads)
 
     def tidy(self) -> int:
-        """Delete receipted batches older than ``keep_s``, set the ballast aside again.
+        """Delete receipted batches older than ``keep_s``, set the ballast aside again, look for lost rows.
 
         Gives the number of batches deleted; to be called every few minutes.
         """
         if self._ballast.load():
             self._cap(grow=True)
-        before_ns = self._clock.now_ns() - int(self._options.keep_s * 1e9)
-        query = f"{HEAD} WHERE settled > 0 AND settled_ns < ? ORDER BY settled_ns LIMIT 2000"
+        keep_ns = int(self._options.keep_s * 1e9)
 
         def work() -> int:
-            old = self._heads(query, None, before_ns)
-            self._delete(old)
-            self._books.forget_drained(EPOCHS_KEPT, self.epoch)
+            old = self._shelf.old(keep_ns, TIDY_BATCHES)
+            self._shelf.delete_kept(old)
+            self._shelf.books.forget_drained(EPOCHS_KEPT, self.epoch)
+            self._shelf.none_hidden()
             return len(old)
 
         return self._durably(work)
@@ -352,12 +280,12 @@ class Spool:
         """
         beyond, order = ("<", "DESC") if newest else (">", "ASC")
         query = (
-            f"{HEAD} WHERE settled = 0 AND state = 'final' AND class = ? AND preview = ?"
+            "WHERE settled = 0 AND state = 'final' AND class = ? AND preview = ?"
             f" AND id {beyond} ? ORDER BY id {order} LIMIT ?"
         )
         behind = after_id or (files.ID_MAX if newest else 0)
         arguments = (batch_class.value, int(preview), behind, limit)
-        return self._guarded(lambda: self._heads(query, None, *arguments))
+        return self._guarded(lambda: self._shelf.heads(query, *arguments))
 
     def load(self, ids: Iterable[int]) -> list[tuple[Head, Batch]]:
         """The batches themselves; a damaged row is declared lost and left out."""
@@ -366,18 +294,32 @@ class Spool:
 
     def waiting(self) -> int:
         """Batches without a receipt."""
-        query = "SELECT count(*) FROM batch WHERE settled = 0"
-        return int(self._guarded(lambda: self._db.execute(query).fetchone())[0])
+        return sum(held.batches for held in self._shelf.tally.waiting.values())
+
+    def horizon_ns(self) -> int | None:
+        """Wall time since which every batch receipted as stored can be replayed; None when none is kept."""
+        return self._guarded(lambda: Shelf.horizon_ns(self._shelf))
+
+    def summary(self) -> Summary:
+        """What it holds now; cheap."""
+        return Summary(
+            waiting=self._shelf.tally.by_name(),
+            kept=self._shelf.tally.kept,
+            file_bytes=self.path.stat().st_size,
+            max_bytes=self._options.max_bytes,
+            horizon_ns=self.horizon_ns(),
+        )
 
     def _load_batches(self, ids: Sequence[int]) -> list[tuple[Head, Batch]]:
         found = []
         for identity in ids:
             row = reading.row(self._db, identity)
-            if row is None:
+            if row is None or row.state == "open":
                 continue
-            batch = self._batch(row)
+            batch = self._shelf.batch(row)
             if batch is None:
-                self._condemn(identity)
+                self._shelf.doubt(row)
+                self._condemn(row.id)
                 continue
             kind, preview = batch.batch_class, bool(row.preview)
             head = Head(identity, batch.epoch, row.seq, kind, row.samples, row.size_bytes, preview)
@@ -389,22 +331,11 @@ class Spool:
         log.error("spool_row_damaged", id=identity)
 
         def work() -> None:
-            self._db.execute(
-                "UPDATE batch SET settled = ?, settled_ns = ? WHERE id = ?",
-                (DAMAGED, self._clock.now_ns(), identity),
-            )
-            epoch, seq = reading.identity_in_index(self._db, identity) or (-1, -1)
-            known = epoch in self._books.epochs
-            self._insert_losses([(Loss("corrupt", epoch, seq, seq) if known else Loss("corrupt")).values()])
-            self._books.find_low(epoch)
+            epoch, seq = self._shelf.condemn(identity)
+            known = epoch in self._shelf.books.epochs
+            self._shelf.declare([(Loss("corrupt", epoch, seq, seq) if known else Loss("corrupt")).values()])
 
         self._durably(work)
-
-    def _heads(self, query: str, up_to_bytes: int | None, *arguments: object) -> list[Head]:
-        return reading.heads(self._db, query, up_to_bytes, *arguments)
-
-    def _batch(self, row: files.BatchRow) -> Batch | None:
-        return reading.batch(row, self._books.stream)
 
     def _guarded(self, work: Callable[[], T]) -> T:
         """Run a read; when it meets a damaged file, start afresh and read that."""
@@ -424,91 +355,97 @@ class Spool:
         Not durable on its own, for a mark lost in a power cut costs one re-send.
         """
         wanted = list(receipts)
+        with self._loosely():
+            return self._durably(lambda: self._shelf.settle(wanted))
+
+    def replay(self, since_ns: int, until_ns: int) -> int:
+        """Let batches wait again that are kept though the gateway had them; gives how many.
+
+        Those that were committed before ``until_ns`` and receipted after ``since_ns``, wall time: a store
+        restored from a copy of that time lacks what was receipted since, whenever it was sensed. They
+        travel as backlog, under the names they had. Long: ``SpoolThread.replay`` lets commits between.
+        """
+        count, after_id = 0, 0
+        while ids := self.replay_some(since_ns, until_ns, after_id=after_id):
+            count, after_id = count + len(ids), ids[-1]
+        return count
+
+    def replay_some(self, since_ns: int, until_ns: int, *, after_id: int = 0) -> list[int]:
+        """A part of ``replay``: the ids of the next batches behind ``after_id``, none at the end."""
+
+        def work() -> list[int]:
+            return self._shelf.replay(since_ns, until_ns, after_id=after_id, limit=REPLAY_BATCHES)
+
+        with self._loosely():
+            return self._durably(work)
+
+    @contextlib.contextmanager
+    def _loosely(self) -> Iterator[None]:
+        """Within it commits are not durable until the next one outside."""
         with contextlib.suppress(sqlite3.Error):
             self._db.execute("PRAGMA synchronous = NORMAL")
         try:
-            return self._durably(lambda: self._settle(wanted))
+            yield
         finally:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("PRAGMA synchronous = FULL")
 
-    def _settle(self, receipts: Iterable[EpochReceipt]) -> Settled:
-        heads: list[Head] = []
-        refused = beyond = unknown = 0
-        for receipt in receipts:
-            epoch = self._books.epochs.get(receipt.epoch)
-            if epoch is None:
-                unknown += 1
-                continue
-            spans = [(first, last, STORED) for first, last in receipt.stored]
-            spans += [(seq, seq, REFUSED) for seq, _, _ in receipt.refused]
-            for first, last, mark in spans:
-                if last >= epoch.next_seq:
-                    beyond += 1
-                    continue
-                marked = self._mark_settled(receipt.epoch, max(first, epoch.low_seq), last, mark)
-                refused += len(marked) if mark == REFUSED else 0
-                heads += marked
-            self._books.find_low(receipt.epoch)
-        return Settled(tuple(heads), refused, beyond, unknown)
-
-    def _mark_settled(self, epoch: int, first: int, last: int, mark: int) -> list[Head]:
-        rows = self._db.execute(
-            "UPDATE batch SET settled = ?, settled_ns = ? WHERE epoch = ? AND seq BETWEEN ? AND ?"
-            " AND settled = 0 RETURNING id, seq, class, samples",
-            (mark, self._clock.now_ns(), epoch_name(epoch), first, last),
-        ).fetchall()
-        return [Head(i, epoch, seq, BatchClass(kind), samples, 0) for i, seq, kind, samples in rows]
-
     def counters(self) -> Counters:
         """Counters of the current epoch."""
-        return self._books.counters(self.epoch)
+        return self._shelf.books.counters(self.epoch)
 
     def all_counters(self) -> list[Counters]:
         """Counters of every epoch whose numbers are known, the current one last."""
-        return [self._books.counters(e) for e, of in self._books.epochs.items() if of.exact]
+        return [self._shelf.books.counters(e) for e, of in self._shelf.books.epochs.items() if of.exact]
 
     def ordinals(self, key: tuple[str, str]) -> Ordinals:
         """Ordinals of a stream that go on where the committed ones stopped."""
-        return self._books.ordinals(key)
+        return self._shelf.books.ordinals(key)
 
     # --- damage ---
 
-    def _start_afresh(self, error: sqlite3.Error) -> None:
+    def _start_afresh(self, why: str) -> None:
         """Put a damaged file aside, begin a new one, and carry over what can be read in time.
+
+        Nothing else is committed before what is gone has been declared: until then a crash, or a disk that
+        allows nothing, only means to begin again.
 
         Raises:
             SpoolError: the disk does not allow it now; the next call tries again.
         """
+        # This opening's own epoch may be noted and hold nothing yet.
+        noted = [e for e in self._note.read() if e != self.epoch or self._shelf.books.epochs[e].next_seq]
         try:
             self._let_go()
             aside = files.set_aside(self.path)
-            log.error("spool_damaged", path=str(self.path), why=str(error), kept_as=str(aside))
+            log.error("spool_damaged", path=str(self.path), why=why)
             salvage = Salvage(aside)
             self._connection, _ = files.connect(self.path, max_bytes=self._options.max_bytes)
-            self._fill(salvage)
-            self._books = Books(self._db)
-            self._books.load()
+            salvage.run(self._db)
+            self._shelf = Shelf(self._db, self._clock)
+            losses = [loss.values() for loss in salvage.losses(noted)]
+            self._begin_epoch()
+            self._declare_in_new_file(losses)
+            kept_as = files.keep_aside(self.path)
         except (sqlite3.Error, OSError) as again:
             self._let_go()
             raise SpoolError(f"{self.path}: cannot begin a new spool: {again}") from again
-        self._loss_ordinals = self._books.ordinals(LOSS.key)
-        losses = salvage.losses(self._note.read())
-        self._begin_epoch()
-        log.error("spool_salvaged", batches=salvage.count, losses=len(losses))
-        self._durably(lambda: self._insert_losses([loss.values() for loss in losses]))
+        log.error(
+            "spool_salvaged",
+            waiting=salvage.waiting,
+            kept=salvage.kept,
+            losses=len(losses),
+            kept_as=str(kept_as),
+        )
 
-    def _fill(self, salvage: Salvage) -> None:
-        """Carry batches over, all or, where the disk is full too, none: they are in the file put aside."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            salvage.run(self._db)
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            log.error("spool_salvage_failed", why=str(error))
-            with contextlib.suppress(sqlite3.Error):
-                self._db.execute("ROLLBACK")
-            salvage.nothing_kept()
+    def _declare_in_new_file(self, losses: Sequence[tuple[Value, ...]]) -> None:
+        for _ in range(ROUNDS):
+            try:
+                self._transact(lambda: self._shelf.declare(losses))
+                return
+            except sqlite3.Error as error:
+                if _code(error) in files.CORRUPT_CODES or not self._make_room(error):
+                    raise
 
 
 def _code(error: sqlite3.Error) -> int:

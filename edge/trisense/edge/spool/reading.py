@@ -11,7 +11,17 @@ from trisense.edge.spool.file import BatchRow
 from trisense.edge.spool.model import Head, epoch_number
 from trisense.edge.spool.rows import unpack_rows
 
-__all__ = ["HEAD", "batch", "committed_ns", "heads", "heads_of", "identity_in_index", "row"]
+__all__ = [
+    "CLASSES",
+    "HEAD",
+    "batch",
+    "committed_ns",
+    "head",
+    "heads",
+    "heads_of",
+    "identity_in_index",
+    "row",
+]
 
 HEAD: Final = "SELECT id, epoch, seq, class, samples, size_bytes, preview FROM batch"
 """Begins every query for heads."""
@@ -23,14 +33,14 @@ def heads(db: sqlite3.Connection, query: str, up_to_bytes: int | None, *argument
     found = []
     total_bytes = 0
     for cells in db.execute(query, arguments):
-        found.append(_head(cells))
+        found.append(head(cells))
         total_bytes += found[-1].size_bytes
         if up_to_bytes is not None and total_bytes >= up_to_bytes:
             break
     return found
 
 
-def _head(cells: Sequence[object]) -> Head:
+def head(cells: Sequence[object]) -> Head:
     """Damage may have put anything into a cell: what cannot be is zero here, and found out at loading."""
     identity, name, seq, kind, samples, size, preview = cells
     return Head(

@@ -1,0 +1,118 @@
+"""Room: what is set aside on the disk, what may be held, and what goes first when there is no more.
+
+Policy at the cap and on a full disk (design: Delivery): receipted batches, replayed ones, pictures,
+previews, the oldest readings, alarms last. All but the receipted are declared lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+from trisense.core.model import BatchClass
+from trisense.edge.spool.file import AGE_NEVER_NS
+from trisense.edge.spool.model import Head, SpoolOptions
+from trisense.edge.spool.shelf import WAITING_FINAL, WAITING_OPEN, Shelf
+
+__all__ = ["Ballast", "over_quota", "to_drop", "to_forget"]
+
+log = structlog.get_logger(__name__)
+
+ROUND_BYTES: Final = 256 * 1024
+"""At least so much is freed at a time, so that declared losses stay few."""
+ROUND_PART: Final = 200
+"""And at least this part of the file, or of a quota."""
+ROUND_BATCHES: Final = 5000
+"""But no more batches than a commit can wait for."""
+DROP_ORDER: Final = (
+    (BatchClass.MEDIA, False),
+    (BatchClass.DATA, True),
+    (BatchClass.DATA, False),
+    (BatchClass.ALARM, False),
+)
+"""Classes, and whether previews, in the order in which they go."""
+REPLAYED: Final = f"INDEXED BY replayed WHERE settled = 0 AND age_ns > {AGE_NEVER_NS} ORDER BY id LIMIT ?"
+OF_CLASS: Final = "AND class = ? AND preview = ? ORDER BY id LIMIT ?"
+
+
+def to_forget(shelf: Shelf, file_bytes: int) -> list[Head]:
+    """Receipted batches to delete for room, oldest receipt first; none when there are none."""
+    query = "WHERE settled > 0 ORDER BY age_ns LIMIT ?"
+    return shelf.heads(query, ROUND_BATCHES, up_to_bytes=_round_bytes(file_bytes))
+
+
+def to_drop(shelf: Shelf, file_bytes: int) -> list[Head]:
+    """The next batches that the policy gives up for room; none when nothing waits."""
+    goal_bytes = _round_bytes(file_bytes)
+    replayed = shelf.heads(REPLAYED, ROUND_BATCHES, up_to_bytes=goal_bytes)
+    if replayed:
+        return replayed
+    for batch_class, preview in DROP_ORDER:
+        oldest = _oldest(shelf, batch_class, preview=preview, goal_bytes=goal_bytes)
+        if oldest:
+            return oldest
+    return []
+
+
+def over_quota(shelf: Shelf, options: SpoolOptions) -> Iterator[list[Head]]:
+    """Oldest pictures, then previews, that are more than their classes may hold."""
+    for batch_class, preview, share in (
+        (BatchClass.MEDIA, False, options.media_share),
+        (BatchClass.DATA, True, options.preview_share),
+    ):
+        quota_bytes = int(options.max_bytes * share)
+        excess = shelf.tally.held(batch_class, preview=preview).size_bytes - quota_bytes
+        if excess > 0:
+            goal_bytes = excess + quota_bytes // ROUND_PART
+            yield _oldest(shelf, batch_class, preview=preview, goal_bytes=goal_bytes)
+
+
+def _oldest(shelf: Shelf, batch_class: BatchClass, *, preview: bool, goal_bytes: int) -> list[Head]:
+    """Oldest final batches of a class, or where there are none the oldest open ones, which are younger."""
+    arguments = (batch_class.value, int(preview), ROUND_BATCHES)
+    return shelf.heads(f"{WAITING_FINAL} {OF_CLASS}", *arguments, up_to_bytes=goal_bytes) or shelf.heads(
+        f"{WAITING_OPEN} {OF_CLASS}", *arguments, up_to_bytes=goal_bytes
+    )
+
+
+def _round_bytes(file_bytes: int) -> int:
+    return max(ROUND_BYTES, file_bytes // ROUND_PART)
+
+
+class Ballast:
+    """Room set aside on the disk, given back when SQLite finds none: even a DELETE needs some."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self._path = path.with_name(path.name + ".ballast")
+        self._size_bytes = size_bytes
+
+    def release(self) -> bool:
+        """Give the room back; False when it had been given already."""
+        try:
+            self._path.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def disk_is_short(self) -> bool:
+        """Whether the disk has less free than the ballast would give."""
+        disk = os.statvfs(self._path.parent)
+        return disk.f_bavail * disk.f_frsize < self._size_bytes
+
+    def load(self) -> bool:
+        """Set the room aside where the disk has twice that free; tells whether it is."""
+        if self._path.exists() and self._path.stat().st_size == self._size_bytes:
+            return True
+        disk = os.statvfs(self._path.parent)
+        if disk.f_bavail * disk.f_frsize < 2 * self._size_bytes:
+            return False
+        try:
+            with self._path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, self._size_bytes)
+        except OSError as error:
+            log.warning("spool_ballast_failed", why=str(error))
+            return False
+        return True
