@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import termios
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import AfterValidator
 from trisense.core.errors import LineError
-from trisense.drivers import rs485
+from trisense.drivers import ports, rs485
 
 __all__ = [
     "Bus",
@@ -68,6 +70,7 @@ class LineWriter(Protocol):
     def write(self, data: bytes) -> None: ...
     async def drain(self) -> None: ...
     def close(self) -> None: ...
+    def is_closing(self) -> bool: ...
     async def wait_closed(self) -> None: ...
 
 
@@ -84,6 +87,7 @@ class StreamLine:
         self.url = url
         self._reader = reader
         self._writer = writer
+        self._end = "closed by the other side"
 
     async def read(self) -> bytes:
         try:
@@ -91,7 +95,7 @@ class StreamLine:
         except OSError as error:
             raise LineError(self.url, f"connection lost: {error}") from error
         if not data:
-            raise LineError(self.url, "closed by the other side")
+            raise LineError(self.url, self._end)
         return data
 
     async def write(self, data: bytes) -> None:
@@ -116,7 +120,7 @@ class StreamLine:
                 step.send(None)
             except StopIteration as done:
                 if not done.value:
-                    raise LineError(self.url, "closed by the other side") from None
+                    raise LineError(self.url, self._end) from None
             except OSError as error:
                 raise LineError(self.url, f"connection lost: {error}") from error
             else:
@@ -135,6 +139,26 @@ class SerialLine(StreamLine):
     def __init__(self, url: str, reader: asyncio.StreamReader, writer: LineWriter, file: int) -> None:
         super().__init__(url, reader, writer)
         self._file = file
+        self._path = Path(urlsplit(url).path)
+        self._number = os.fstat(file).st_rdev
+
+    def shared(self) -> bool:
+        """Several adapters answer to its name by now."""
+        return ports.THIS.shared_name(self._path) is not None
+
+    def moved(self) -> bool:
+        """Its name means another port by now. A name that is gone says nothing: the kernel hangs up then."""
+        return ports.device_number(self._path) not in (None, self._number)
+
+    def drop(self) -> None:
+        """End it, for its name is not its own any more: whoever reads or writes gets a LineError."""
+        self._end = "its name belongs to another adapter now, too or alone"
+        self._writer.close()
+
+    async def write(self, data: bytes) -> None:
+        if self._writer.is_closing():
+            raise LineError(self.url, self._end)
+        await super().write(data)
 
     async def flush_input(self) -> None:
         # The kernel drops what it holds without a turn of the loop: on a bus each one is idle wire.
@@ -338,10 +362,17 @@ def _switch(url: str, file: int, mode: rs485.Rs485) -> None:
         raise LineError(url, f"its driver has no RS-485 mode: {error}") from error
 
 
+def _check_name(url: str, path: Path) -> None:
+    shared = ports.THIS.shared_name(path)
+    if shared is not None:
+        raise LineError(url, f"cannot tell which port is meant: {shared}")
+
+
 async def _open_serial(url: str, parts: SplitResult) -> Line:
     import serialx  # noqa: PLC0415  # a box with network devices only loads no serial library
 
     options = dict(parse_qsl(parts.query))
+    await asyncio.to_thread(_check_name, url, Path(parts.path))
     size, parity, stop = list(options.get("format", "8N1").upper())
     reader, writer = await serialx.open_serial_connection(
         url=parts.path,
@@ -355,6 +386,8 @@ async def _open_serial(url: str, parts: SplitResult) -> Line:
     line = SerialLine(url, reader, writer, file)
     mode = rs485.Rs485.of(options)
     try:
+        if line.moved():
+            raise LineError(url, "its name moved to another adapter while it was opened")
         if mode is not None:
             _switch(url, file, mode)
         await line.flush_input()
@@ -407,6 +440,8 @@ class Lines:
         self.traffic: dict[str, Traffic] = {}
         """By URL."""
         self._buses: dict[str, tuple[Bus, int]] = {}
+        self._serial: weakref.WeakSet[SerialLine] = weakref.WeakSet()
+        self._sockets = ports.THIS.sockets()
 
     @property
     def buses(self) -> Mapping[str, Bus]:
@@ -416,11 +451,23 @@ class Lines:
     async def open(self, url: str, *, timeout_s: float = 5.0) -> Line:
         """Open a line for one device alone."""
         line = await open_line(url, timeout_s=timeout_s)
+        if isinstance(line, SerialLine):
+            self._serial.add(line)
         traffic = self.traffic.setdefault(url, Traffic())
         traffic.opened += 1
         if len(self.traffic) > self.REMEMBERED:
             del self.traffic[next(iter(self.traffic))]
         return CountedLine(line, traffic)
+
+    def drop_moved(self) -> list[str]:
+        """End the serial lines whose names mean other ports by now, or several; gives their URLs."""
+        before, self._sockets = self._sockets, ports.THIS.sockets()
+        news = self._sockets != before
+        moved = [line for line in self._serial if (news and line.shared()) or line.moved()]
+        for line in moved:
+            self._serial.discard(line)
+            line.drop()
+        return [line.url for line in moved]
 
     def share(self, key: str, make: Callable[[], B]) -> B:
         """The bus on ``key``, made at the first call; each caller gives it back with ``release``."""

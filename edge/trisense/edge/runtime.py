@@ -18,6 +18,7 @@ from trisense.edge.birth import BirthMaker
 from trisense.edge.clock import Clock, SystemClock
 from trisense.edge.config import BoxConfig, Device
 from trisense.edge.devices import DeviceSet
+from trisense.edge.hotplug import HotPlug
 from trisense.edge.link import Connector
 from trisense.edge.notify import Notifier
 from trisense.edge.ordinals import Ordinals
@@ -86,6 +87,7 @@ class Box:
                         "uplink-watch": _watch(sending),
                         "tidy": self._tidy(),
                         "devices": self.devices.run(self.config.devices),
+                        "hotplug": HotPlug(self.devices, self._lines).run(),
                         "service": self._service.run([committing, sending]),
                     }
                 )

@@ -157,6 +157,12 @@ class Supervisor:
         self._asked.set()
         await answer
 
+    def wake(self) -> None:
+        """What it failed for may be over: where it rests, it is tried at once, and soon again."""
+        if self.health.error is not None:
+            self._backoff.reset()
+            self._asked.set()
+
     async def _session(self) -> None:
         """From connect to the loss of the line."""
         try:

@@ -1,0 +1,186 @@
+"""Adapters are pulled and plugged in again under other names: every reading stays with its sensor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from trisense.core.model import BatchClass
+from trisense.edge.spool import Spool
+
+from tests.usb import Adapter, Usb, usb_at
+
+HERE_MM, THERE_MM = 500, 4000
+SITE = """
+from pathlib import Path
+from trisense.drivers import ports
+root = Path({root!r})
+ports.THIS = ports.Machine(root / "sys", root / "dev")
+"""
+
+
+class Gauge:
+    """A range finder that tells one distance for ever, on whatever adapter it hangs."""
+
+    def __init__(self, distance_mm: int) -> None:
+        self._frame = b"R%04d\r" % distance_mm
+        self.adapter: Adapter | None = None
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._talk)
+        self._thread.start()
+
+    def hang_on(self, adapter: Adapter | None) -> None:
+        with self._lock:
+            self.adapter = adapter
+
+    def _talk(self) -> None:
+        while not self._ended.wait(0.05):
+            with self._lock:
+                if self.adapter is not None:
+                    os.set_blocking(self.adapter.master, False)
+                    with contextlib.suppress(BlockingIOError):  # nobody reads it now
+                        os.write(self.adapter.master, self._frame)
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+class Street:
+    """Two gauges on adapters, and a real box that reads them."""
+
+    def __init__(self, folder: Path, usb: Usb) -> None:
+        self.folder = folder
+        self.usb = usb
+        self.here, self.there = Gauge(HERE_MM), Gauge(THERE_MM)
+        self.box: subprocess.Popen[bytes] | None = None
+
+    def start(self, here: Path, there: Path) -> None:
+        config = self.folder / "box.toml"
+        config.write_text(
+            '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 9\n'
+            '[log]\nlevel = "debug"\n'
+            + "".join(
+                f'[[device]]\nname = "{name}"\ndriver = "maxbotix"\ntimeout_s = 60\nline = "serial://{path}"\n'
+                for name, path in (("here", here), ("there", there))
+            )
+        )
+        (self.folder / "sitecustomize.py").write_text(SITE.format(root=str(self.usb.root)))
+        path = os.pathsep.join([str(self.folder), os.environ.get("PYTHONPATH", "")])
+        with (self.folder / "log").open("wb") as log:
+            self.box = subprocess.Popen(
+                [sys.executable, "-m", "trisense.core", "edge", "run", str(config)],
+                env={**os.environ, "PYTHONPATH": path},
+                stderr=log,
+            )
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def until(self, ready: Callable[[], bool]) -> None:
+        for _ in range(1000):
+            if ready():
+                return
+            threading.Event().wait(0.02)
+        pytest.fail(self.log())
+
+    def kept(self) -> set[str]:
+        """Devices of which a sample is on disk by now."""
+        with contextlib.suppress(sqlite3.OperationalError):
+            db = sqlite3.connect(f"file:{self.folder / 'spool.db'}?mode=ro", uri=True)
+            try:
+                rows = db.execute("SELECT description FROM stream").fetchall()
+            finally:
+                db.close()
+            return {name for name in ("here", "there") if any(name.encode() in row for (row,) in rows)}
+        return set()
+
+    def stop(self) -> str:
+        if self.box is not None and self.box.poll() is None:
+            self.box.send_signal(signal.SIGTERM)
+            self.box.wait(timeout=20)
+        return self.log()
+
+    def distances(self, open_spool: Callable[[], Spool]) -> dict[str, list[object]]:
+        """What the stopped box has kept, by device."""
+        found: dict[str, list[object]] = {"here": [], "there": []}
+        with open_spool() as spool:
+            heads = spool.heads(BatchClass.DATA, limit=10_000)
+            for _, batch in spool.load(head.id for head in heads):
+                for sample in batch.samples:
+                    found[sample.stream.device].append(sample.values[0])
+        return found
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Iterator[Street]:
+    with usb_at(tmp_path / "machine") as usb:
+        made = Street(tmp_path, usb)
+        yield made
+        made.stop()
+        made.here.end()
+        made.there.end()
+
+
+def test_adapters_that_come_back_under_each_others_names_keep_their_sensors(
+    street: Street, make_spool: Callable[..., Spool]
+) -> None:
+    usb = street.usb
+    first = [usb.plug("ttyUSB0", "1-1", serial="A"), usb.plug("ttyUSB1", "1-2", serial="B")]
+    street.here.hang_on(first[0])
+    street.there.hang_on(first[1])
+    street.start(first[0].by_id, first[1].by_id)
+    street.until(lambda: street.kept() == {"here", "there"})
+    for gauge, adapter in zip((street.here, street.there), first, strict=True):
+        gauge.hang_on(None)
+        usb.pull(adapter)
+    street.until(lambda: street.log().count("device_failed") == 2)
+
+    second = usb.plug("ttyUSB0", "1-2", serial="B"), usb.plug("ttyUSB1", "1-1", serial="A")
+    street.there.hang_on(second[0])
+    street.here.hang_on(second[1])
+    street.until(lambda: street.log().count("device_recovered") == 2)
+    assert street.log().count("port_appeared") == 2
+    street.stop()
+    distances = street.distances(make_spool)
+    assert {*distances["here"]} == {HERE_MM / 1000}
+    assert {*distances["there"]} == {THERE_MM / 1000}
+
+
+def test_a_name_that_two_equal_adapters_share_is_read_from_neither(
+    street: Street, make_spool: Callable[..., Spool]
+) -> None:
+    usb = street.usb
+    one = usb.plug("ttyUSB0", "1-1")
+    street.here.hang_on(one)
+    street.start(one.by_id, usb.root / "dev/none")
+    street.until(lambda: street.kept() == {"here"})
+
+    other = usb.plug("ttyUSB1", "1-2")
+    street.there.hang_on(other)
+    street.until(lambda: "port_moved" in street.log())
+    street.until(lambda: not opened(street, one))
+    street.here.hang_on(None)
+    usb.pull(one)  # now the name means the other one alone
+    street.until(lambda: "share this name" in street.log())
+    street.stop()
+    assert {*street.distances(make_spool)["here"]} == {HERE_MM / 1000}
+
+
+def opened(street: Street, adapter: Adapter) -> bool:
+    """Whether the box holds the port of an adapter open."""
+    assert street.box is not None
+    return any(
+        os.readlink(entry) == adapter.slave_path  # noqa: PTH115  # of text, not of a file
+        for entry in Path(f"/proc/{street.box.pid}/fd").iterdir()
+        if entry.is_symlink()
+    )
