@@ -60,6 +60,27 @@ async def test_a_hundred_rows_are_committed_at_once(disk: Disk, samples: Any) ->
     assert [c.samples for c in disk.cuts] == [samples]
 
 
+async def test_time_and_rows_of_a_commit_are_set_by_the_deployer(
+    disk: Disk, samples: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def note(event: asyncio.Event, limit_s: float) -> None:
+        waits.append(limit_s)
+        await event.wait()
+
+    monkeypatch.setattr(module, "_either", note)
+    batcher = Batcher(disk.commit, commit_s=30.0, commit_rows=5)
+    running = asyncio.create_task(batcher.run())
+    for sample in samples[:5]:
+        batcher.add(BatchClass.DATA, sample)
+    await disk.called.wait()
+    batcher.stop()
+    await running
+    assert 29.0 < waits[0] <= 30.0
+    assert [len(c.samples) for c in disk.cuts] == [5]
+
+
 async def test_an_alarm_forces_its_own_batch_at_once(disk: Disk, samples: Any) -> None:
     batcher = Batcher(disk.commit)
     running = asyncio.create_task(batcher.run())

@@ -1,4 +1,4 @@
-"""From samples to commits: a bounded queue, cut once a second, at 100 rows, or at once for an alarm."""
+"""From samples to commits: a bounded queue, cut by time, by rows, or at once for an alarm."""
 
 from __future__ import annotations
 
@@ -54,11 +54,19 @@ class Batcher:
         commit: Callable[[Sequence[Cut], Sequence[Loss]], Awaitable[None]],
         *,
         queue_bytes: int = QUEUE_BYTES,
+        commit_s: float = limits.COMMIT_INTERVAL_S,
+        commit_rows: int = limits.COMMIT_ROWS,
     ) -> None:
-        """``commit`` makes cuts and declared losses durable, or raises SpoolError."""
+        """``commit`` makes cuts and declared losses durable, or raises SpoolError.
+
+        It is called ``commit_s`` after the first sample that waits, with ``commit_rows`` waiting, or at
+        once for an alarm.
+        """
         self._commit = commit
         self._queue: deque[_Waiting] = deque()
         self._queue_bytes = queue_bytes
+        self._commit_s = commit_s
+        self._commit_rows = commit_rows
         self._size_bytes = 0
         self._losses: dict[tuple[str, str], Loss] = {}
         self._some = asyncio.Event()
@@ -87,7 +95,7 @@ class Batcher:
         while self._size_bytes > self._queue_bytes and len(self._queue) > 1:
             self._drop_oldest()
         self._some.set()
-        if batch_class is BatchClass.ALARM or len(self._queue) >= limits.COMMIT_ROWS:
+        if batch_class is BatchClass.ALARM or len(self._queue) >= self._commit_rows:
             self._now.set()
 
     async def run(self) -> None:
@@ -113,7 +121,7 @@ class Batcher:
     def _wait_s(self) -> float:
         """How long the oldest sample may still wait, so that it is on disk within the commit interval."""
         waited_s = time.monotonic() - self._oldest_s
-        return max(0.0, limits.COMMIT_INTERVAL_S - min(self._took_s, COMMIT_TOOK_MAX_S) - waited_s)
+        return max(0.0, self._commit_s - min(self._took_s, COMMIT_TOOK_MAX_S) - waited_s)
 
     def stop(self) -> None:
         """End ``run`` after a last commit of what waits: never cancel it, for a commit may be under way."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field as Constrained
 from pydantic import ValidationError, model_validator
-from trisense.core import logs
+from trisense.core import limits, logs
 from trisense.core.broker import BrokerTable
 from trisense.core.config import ConfigModel, check, mistakes_of, parse_toml, read_text
 from trisense.core.errors import ConfigError, MissingExtra, Mistake
@@ -62,11 +62,20 @@ class SpoolTable(ConfigModel):
     path: Path = Path("spool.db")
     """File of the queue; files with the same name and an ending lie beside it."""
     max_bytes: Annotated[int, Constrained(ge=1 << 20)] = 1 << 30
-    """Cap of that file. At the cap media is dropped first, then the oldest data, alarms last."""
+    """Cap of that file; its log beside it adds about one MiB. At the cap receipted batches go first, then
+    media, previews, the oldest data, alarms last."""
+    media_share: Annotated[float, Constrained(gt=0, le=1)] = 0.5
+    """Part of ``max_bytes`` that waiting pictures may hold; beyond it the oldest are dropped."""
+    preview_share: Annotated[float, Constrained(gt=0, le=1)] = 0.1
+    """Part of ``max_bytes`` that waiting previews may hold; beyond it the oldest are dropped."""
+    commit_s: Annotated[float, Constrained(ge=0.05, le=60)] = limits.COMMIT_INTERVAL_S
+    """Longest time a sample waits in memory for its commit: what a crash or power cut can take."""
+    commit_rows: Annotated[int, Constrained(ge=1, le=1000)] = limits.COMMIT_ROWS
+    """So many samples are committed without waiting for that."""
     ballast_bytes: Annotated[int, Constrained(ge=1 << 18)] = 4 << 20
     """Room kept aside on the disk for the moment when it is full."""
     keep_hours: Annotated[float, Constrained(ge=0)] = 24.0
-    """How long receipted batches are kept, so that a restored store can be refilled."""
+    """How long receipted batches are kept while the box runs, so that a restored store can be refilled."""
 
 
 class MqttTable(BrokerTable):

@@ -60,7 +60,9 @@ class Box:
             media_share=config.mqtt.media_share,
             state=self._state,
         )
-        self.batcher = Batcher(self._commit)
+        self.batcher = Batcher(
+            self._commit, commit_s=config.spool.commit_s, commit_rows=config.spool.commit_rows
+        )
         self.devices = DeviceSet(self._supervise)
         self._notifier = notifier or Notifier({})
         self._service = Service(self._notifier, self.devices, self.batcher, self.uplink, self.door)
@@ -158,6 +160,8 @@ class Box:
 def _options(config: BoxConfig) -> SpoolOptions:
     return SpoolOptions(
         max_bytes=config.spool.max_bytes,
+        media_share=config.spool.media_share,
+        preview_share=config.spool.preview_share,
         keep_s=config.spool.keep_hours * 3600,
         ballast_bytes=config.spool.ballast_bytes,
     )
