@@ -405,7 +405,8 @@ def main() -> int:
         f" {f['backlog_readings'] / 1e6:.1f} M readings drained into DuckDB in {f['drain_s']:.0f} s,"
         f" so a day in {f['day_s']:.0f} s (to reach {DAY_TARGET_S:.0f}),"
         f" {f['bytes_per_reading']:.2f} bytes a reading (to reach {DRAIN_BYTES_TARGET:.0f}),"
-        f" live meanwhile p50 {f['live_p50_s']:.2f} s, p99 {f['live_p99_s']:.2f} s; then {f['memory_after_draining_mb']:.0f} MB"
+        f" live meanwhile p50 {f['live_p50_s']:.2f} s, p99 {f['live_p99_s']:.2f} s;"
+        f" then {f['memory_after_draining_mb']:.0f} MB"
     )
     return 0
 
