@@ -21,7 +21,7 @@ from trisense.edge.ordinals import Ordinals
 from trisense.edge.stamping import Stamper
 from trisense.edge.supervisor import CLOSE_S, deadline
 
-__all__ = ["Reading", "absent_files", "as_json", "read_devices", "show"]
+__all__ = ["Reading", "absent_files", "as_json", "read_devices", "row_of", "show"]
 
 FIRST_ROW_S: Final = 10.0
 PATIENCE: Final = 1.5
@@ -115,7 +115,7 @@ def as_json(config: BoxConfig, readings: Sequence[Reading] | None) -> str:
         if device.name in said:
             reading = said[device.name]
             entry["error"] = reading.error
-            entry["samples"] = [_row(sample) for sample in reading.samples]
+            entry["samples"] = [row_of(sample) for sample in reading.samples]
         devices.append(entry)
     return json.dumps(
         {
@@ -128,7 +128,8 @@ def as_json(config: BoxConfig, readings: Sequence[Reading] | None) -> str:
     )
 
 
-def _row(sample: Sample) -> dict[str, Any]:
+def row_of(sample: Sample) -> dict[str, Any]:
+    """A sample as JSON may carry it."""
     fields = sample.stream.fields
     return {
         "measurement": sample.stream.measurement,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
 import structlog
-from trisense.core.errors import SpoolError
+from trisense.core import logs
+from trisense.core.errors import LinkError, SpoolError
 from trisense.core.messages import CALIBRATION, State
 from trisense.core.model import BatchClass, Sample, Stream
 from trisense.drivers import Lines, Observed
@@ -22,6 +24,8 @@ from trisense.edge.hotplug import HotPlug
 from trisense.edge.link import Connector
 from trisense.edge.notify import Notifier
 from trisense.edge.ordinals import Ordinals
+from trisense.edge.remote import Remote
+from trisense.edge.remote.hands import subscriptions
 from trisense.edge.service import Service
 from trisense.edge.spool import Cut, Loss, Spool, SpoolOptions
 from trisense.edge.spool.thread import SpoolThread
@@ -36,6 +40,8 @@ __all__ = ["Box"]
 log = structlog.get_logger(__name__)
 
 TIDY_S: Final = 60.0
+TELL_S: Final = 5.0
+"""Longest wait for the broker to take the birth of a box that was configured anew."""
 STOP_COMMIT_S: Final = 1.5
 STOP_LINK_S: Final = 1.5
 """With what devices take, within the 5 s that a service may take to leave."""
@@ -59,11 +65,15 @@ class Box:
             BirthMaker(config),
             media_share=config.mqtt.media_share,
             state=self._state,
+            topics=subscriptions(config.box.id),
+            on_message=self._message,
+            on_connect=self._connected,
         )
         self.batcher = Batcher(
             self._commit, commit_s=config.spool.commit_s, commit_rows=config.spool.commit_rows
         )
         self.devices = DeviceSet(self._supervise)
+        self._remote = Remote(self, config)
         self._notifier = notifier or Notifier({})
         self._service = Service(self._notifier, self.devices, self.batcher, self.uplink, self.door)
         self._lines = Lines()
@@ -78,6 +88,7 @@ class Box:
             SpoolError: the spool cannot be opened.
         """
         async with self.door:
+            await self._adopt(await self._remote.begin())
             log.info("box_starts", box=self.config.box.id, devices=len(self.config.devices))
             committing = asyncio.create_task(self.batcher.run(), name="batcher")
             sending = asyncio.create_task(self.uplink.run(), name="uplink")
@@ -88,6 +99,7 @@ class Box:
                         "batcher-watch": _watch(committing),
                         "uplink-watch": _watch(sending),
                         "tidy": self._tidy(),
+                        "remote": self._remote.run(),
                         "devices": self.devices.run(self.config.devices),
                         "hotplug": HotPlug(self.devices, self._lines).run(),
                         "service": self._service.run([committing, sending]),
@@ -100,6 +112,32 @@ class Box:
                 sending.cancel()
                 await _within(STOP_LINK_S, sending)
                 log.info("box_stops", committed=self.batcher.committed, **self.uplink.counts)
+
+    async def apply(self, config: BoxConfig) -> None:
+        """Work by ``config`` from now on; what it leaves as it is notices nothing.
+
+        ``[box]`` id and site, ``[spool]`` and what is opened at the start stay as they were.
+        """
+        await self._adopt(config)
+        await self.devices.apply(config.devices)
+
+    async def _adopt(self, config: BoxConfig) -> None:
+        """``apply`` for all but the devices."""
+        before, self.config = self.config, config
+        if config is before:
+            return
+        logs.set_level(config.log.level)
+        if config.mqtt != before.mqtt:
+            self.uplink.use(Connector(config.box.id, config.mqtt))
+        with contextlib.suppress(LinkError, TimeoutError):  # the next connection begins with it
+            async with asyncio.timeout(TELL_S):
+                await self.uplink.tell(BirthMaker(config))
+
+    def _connected(self) -> None:
+        self._remote.reporter.connected()
+
+    async def _message(self, topic: str, payload: bytes) -> None:
+        await self._remote.take(topic, payload)
 
     async def stamper(
         self,

@@ -65,17 +65,20 @@ class Uplink:
         state: Callable[[bool], State],
         topics: Sequence[str] = (),
         on_message: OnMessage | None = None,
+        on_connect: Callable[[], None] | None = None,
     ) -> None:
         """``state`` makes the box's state message, online or not.
 
         ``topics`` are subscribed beside the uplink's own; their messages go to ``on_message``, one at a
         time. At most 64 wait, then the oldest is dropped. It may call ``use`` and ``publish``.
+        ``on_connect`` is called with each new connection, when ``publish`` works.
         """
         self.counts: Counter[str] = Counter()
         """bundles, payload_bytes, receipts, and what was ignored, by name."""
         self._connector = connector
         self._client: aiomqtt.Client | None = None
         self._replaced = asyncio.Event()
+        self._on_connect = on_connect
         self._spool = spool
         self._birth = birth
         self._box = birth.box
@@ -178,6 +181,8 @@ class Uplink:
         # What the gateway's workers say is retained, so it has come by now: heed it from the first bundle on.
         await self._down.take_waiting(client)
         self._client = client
+        if self._on_connect is not None:
+            self._on_connect()
         self._wake.senders()
 
     async def _serve(self, client: aiomqtt.Client) -> None:

@@ -83,8 +83,8 @@ class Changes:
                 async with self._one:
                     await self._handle(self._waiting.popleft())
 
-    async def reload(self) -> dict[str, bool]:
-        """Put the box's own file to work, when it changed.
+    async def reload(self) -> bool:
+        """Put the box's own file to work, when it changed; whether it did.
 
         Raises:
             RemoteError: it cannot be used, or only by a restart; nothing changed.
@@ -97,13 +97,13 @@ class Changes:
             except ConfigError as error:
                 raise RemoteError("invalid", str(error)) from error
             if local.text == self._keeper.local.text:
-                return {"changed": False}
+                return False
             fixed = [str(mistake) for mistake in fixed_mistakes(self._keeper.local, local)]
             if fixed:
                 raise RemoteError("cannot", "restart the box for this: " + "; ".join(fixed))
             await self._box.apply(local)
             self._reporter.say(await asyncio.to_thread(self._keeper.own_file_wins, local))
-            return {"changed": True}
+            return True
 
     async def _handle(self, payload: bytes) -> None:
         try:

@@ -1,0 +1,69 @@
+"""The remote hands of one box, put together."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from trisense.core import topics
+from trisense.edge.clock import Clock
+from trisense.edge.config import BoxConfig
+from trisense.edge.remote import record
+from trisense.edge.remote.changes import Changes, Changing
+from trisense.edge.remote.commands import Commands
+from trisense.edge.remote.keeper import Keeper
+from trisense.edge.remote.reporter import Reporter
+from trisense.edge.remote.verbs import Hands, Verbs
+from trisense.edge.tasks import together
+
+__all__ = ["Remote", "RemoteBox", "subscriptions"]
+
+
+class RemoteBox(Changing, Hands, Protocol):
+    """A box that remote hands can work on."""
+
+    clock: Clock
+
+
+def subscriptions(box: str) -> list[str]:
+    """Topics whose messages go to ``Remote.take``."""
+    return [topics.command(box, "+"), topics.desired(box)]
+
+
+class Remote:
+    """Takes what the link brings for one box."""
+
+    def __init__(self, box: RemoteBox, local: BoxConfig) -> None:
+        """``local`` is the box's own file."""
+        self._keeper = Keeper(local, record.path_beside(local.spool.path))
+        self._desired = topics.desired(local.box.id)
+        self.reporter = Reporter(local.box.id, box.uplink)
+        self.changes = Changes(box, self._keeper, self.reporter)
+        self._commands = Commands(box, box.clock, Verbs(box, self.changes))
+
+    async def begin(self) -> BoxConfig:
+        """What to run after a start; the spool is ours by now, so the record beside it is too."""
+        start = await asyncio.to_thread(self._keeper.begin)
+        self.reporter.say(start.reported)
+        return start.config
+
+    async def take(self, topic: str, payload: bytes) -> None:
+        """Take a message of ``subscriptions``; it is worked on apart from this."""
+        if topic == self._desired:
+            self.changes.put(payload)
+        else:
+            await self._commands.put(topic.rpartition("/")[2], payload)
+
+    async def run(self) -> None:
+        """Work until cancelled.
+
+        Raises:
+            TrisenseError: the last good configuration could not be put back; the next start does it.
+        """
+        await together(
+            {
+                "remote-report": self.reporter.run(),
+                "remote-config": self.changes.run(),
+                "remote-commands": self._commands.run(),
+            }
+        )
