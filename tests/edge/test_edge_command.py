@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from trisense.edge.config import BoxTable, LogTable, MqttTable, RemoteTable, SpoolTable, load
+from trisense.edge.status.table import StatusTable
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "deploy" / "edge.sample.toml"
@@ -221,6 +222,7 @@ def test_the_sample_loads_and_its_commented_defaults_are_the_codes(tmp_path: Pat
         ("spool", SpoolTable),
         ("mqtt", MqttTable),
         ("remote", RemoteTable),
+        ("status", StatusTable),
         ("log", LogTable),
     ):
         assert everything[table].keys() == set(model.model_fields)

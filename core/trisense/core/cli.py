@@ -33,6 +33,8 @@ SUMMARIES = {
     "demo": "A whole city in a box on this machine: devices, boxes, broker, gateway, page.",
     "edge": "Run or check a field box.",
     "gateway": "Run or check the gateway, look into its quarantine.",
+    "top": "Watch the box on this machine live.",
+    "tap": "Follow the samples of the box on this machine.",
     "bus": "Predict the load of Modbus lines.",
     "driver": "List, show, test or start drivers; decode captured bytes, record a line.",
     "wire": "Measure the wire format on a CSV file, show a bundle.",

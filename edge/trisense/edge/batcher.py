@@ -33,6 +33,8 @@ BLOB_BYTES: Final = limits.PAYLOAD_BYTES - 8 * 1024
 """Largest picture that can travel; the rest of the payload is its sample and the bundle's head."""
 COMMIT_TOOK_MAX_S: Final = 0.5
 """A disk slower than that gets its batches later than promised, but not one by one."""
+COMMITS_KEPT: Final = 600
+"""Last commits whose time is known: ten minutes of a quiet box."""
 RETRY_S: Final = 1.0
 RETRY_MAX_S: Final = 30.0
 """Waits between two tries of a commit that failed."""
@@ -80,6 +82,15 @@ class Batcher:
         """Samples committed since the start."""
         self.dropped = 0
         """Samples dropped because the disk did not keep up."""
+        self.error: str | None = None
+        """Why the last commit failed; None while they work."""
+        self.commits: deque[tuple[float, float]] = deque(maxlen=COMMITS_KEPT)
+        """(monotonic time, seconds it took) of the last commits, oldest first."""
+
+    @property
+    def pending(self) -> int:
+        """Samples that wait for their commit."""
+        return len(self._queue)
 
     def add(self, batch_class: BatchClass, sample: Sample, blob: bytes | None = None) -> None:
         """Take one sample; never waits."""
@@ -109,8 +120,10 @@ class Batcher:
                 await self.flush()
                 backoff.reset()
                 fault.recovered()
+                self.error = None
             except SpoolError as error:
                 wait_s = backoff.next_s()
+                self.error = str(error)
                 fault.failed(why=str(error), waiting=len(self._queue), retry_in_s=wait_s)
                 await _either(self._stop, wait_s)
         try:
@@ -152,7 +165,9 @@ class Batcher:
         finally:
             self.progress.at("idle")
         self.committed += len(taken)
-        self._took_s = time.monotonic() - began_s
+        now_s = time.monotonic()
+        self._took_s = now_s - began_s
+        self.commits.append((now_s, self._took_s))
 
     def _put_back(self, taken: list[_Waiting], losses: dict[tuple[str, str], Loss]) -> None:
         self._queue.extendleft(reversed(taken))

@@ -18,6 +18,7 @@ from trisense.edge.config import load
 from trisense.edge.notify import Notifier
 from trisense.edge.runtime import Box
 from trisense.edge.scan_command import scan
+from trisense.edge.status.commands import status
 
 __all__ = ["app"]
 
@@ -25,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 app = typer.Typer(no_args_is_help=True, help="Run or check a field box.")
 app.command()(scan)
+app.command()(status)
 
 LINGER_S: Final = 1.0
 """Longest wait, after everything is saved, for a thread that hangs in a name look-up or a connect."""

@@ -21,6 +21,7 @@ from trisense.core.model import BOX_DEVICE, NAME, Stream
 from trisense.core.remote import VERBS, Verb
 from trisense.drivers.registry import driver_class
 from trisense.drivers.sdk import Driver
+from trisense.edge.status.table import StatusTable
 from trisense.edge.treatment import Treatment, ValuesTable, load_certificates, treat
 
 __all__ = ["BoxConfig", "BoxTable", "Device", "MqttTable", "RemoteTable", "SpoolTable", "checked", "load"]
@@ -108,6 +109,7 @@ class _File(ConfigModel):
     spool: SpoolTable = SpoolTable()
     mqtt: MqttTable
     remote: RemoteTable = RemoteTable()
+    status: StatusTable = StatusTable()
     log: LogTable = LogTable()
     device: Annotated[list[dict[str, Any]], Constrained(min_length=1)]
 
@@ -144,6 +146,7 @@ class BoxConfig:
     spool: SpoolTable
     mqtt: MqttTable
     remote: RemoteTable
+    status: StatusTable
     log: LogTable
     devices: tuple[Device, ...]
     hash: str
@@ -184,6 +187,7 @@ def checked(path: Path, text: str, tables: Mapping[str, Any]) -> BoxConfig:
         spool=_rooted(whole.spool, folder),
         mqtt=_rooted(whole.mqtt, folder),
         remote=whole.remote,
+        status=_rooted(whole.status, folder),
         log=whole.log,
         devices=tuple(devices),
         hash=hashlib.sha256(json.dumps(tables, sort_keys=True, default=str).encode()).hexdigest()[:16],

@@ -30,6 +30,7 @@ from trisense.edge.service import Service
 from trisense.edge.spool import Cut, Loss, Spool, SpoolOptions
 from trisense.edge.spool.thread import SpoolThread
 from trisense.edge.stamping import Stamper
+from trisense.edge.status.outside import Outside
 from trisense.edge.supervisor import Supervisor
 from trisense.edge.tasks import together
 from trisense.edge.treatment import Treatment
@@ -76,10 +77,11 @@ class Box:
         self._remote = Remote(self, config)
         self._notifier = notifier or Notifier({})
         self._service = Service(self._notifier, self.devices, self.batcher, self.uplink, self.door)
-        self._lines = Lines()
+        self.lines = Lines()
         self.stampers: dict[str, Stamper] = {}
         """By device; what each counted of refused and flagged values begins anew with its device."""
         self._ordinals: dict[tuple[str, str], Ordinals] = {}
+        self._outside = Outside(self)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``; what was sensed is in the spool when it returns.
@@ -101,7 +103,8 @@ class Box:
                         "tidy": self._tidy(),
                         "remote": self._remote.run(),
                         "devices": self.devices.run(self.config.devices),
-                        "hotplug": HotPlug(self.devices, self._lines).run(),
+                        "hotplug": HotPlug(self.devices, self.lines).run(),
+                        "outside": self._outside.run(),
                         "service": self._service.run([committing, sending]),
                     }
                 )
@@ -159,6 +162,7 @@ class Box:
         for row, sample in stamper.stamp(rows):
             batch_class = BatchClass.MEDIA if row.blob is not None else row.batch_class
             self.batcher.add(batch_class, sample, row.blob)
+            self._outside.saw(batch_class, sample)
             for listener in self.listeners:
                 listener(sample)
 
@@ -166,7 +170,7 @@ class Box:
         told = await self.stamper([CALIBRATION])
         stamper = await self.stamper(device.treatment, lambda row: self.take(told, [row]))
         self.stampers[device.name] = stamper
-        return Supervisor(device.driver, self._lines, partial(self.take, stamper), phase=phase)
+        return Supervisor(device.driver, self.lines, partial(self.take, stamper), phase=phase)
 
     async def _tidy(self) -> None:
         while True:

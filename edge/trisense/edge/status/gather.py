@@ -1,0 +1,317 @@
+"""Puts the picture of a running box together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import quantiles
+from typing import Any, Final, Protocol
+
+from trisense.core.model import BatchClass
+from trisense.drivers import Lines
+from trisense.drivers.modbus import Modbus
+from trisense.drivers.modbus.bus import ModbusBus
+from trisense.drivers.modbus.forecast import LineLoad, forecast
+from trisense.edge.batcher import Batcher
+from trisense.edge.clock import Clock
+from trisense.edge.config import BoxConfig, Device
+from trisense.edge.devices import DeviceSet
+from trisense.edge.spool.thread import SpoolThread
+from trisense.edge.status import machine, model
+from trisense.edge.status.latest import Latest, Seen
+from trisense.edge.status.problems import problems
+from trisense.edge.supervisor import DeviceHealth
+from trisense.edge.uplink import Uplink
+
+__all__ = ["Gatherer", "Parts", "buses_of", "line_of"]
+
+SAMPLE_S: Final = 10.0
+SAMPLES: Final = 7
+"""So that a share is over the last minute."""
+QUEUES_S: Final = 5.0
+"""How old the count of what waits in the spool may be: it costs a look at each waiting batch."""
+TEXT: Final = 200
+"""Characters of a text value that are shown."""
+
+
+class Parts(Protocol):
+    """What a box is made of, as far as it is told."""
+
+    config: BoxConfig
+    clock: Clock
+    devices: DeviceSet
+    uplink: Uplink
+    batcher: Batcher
+    door: SpoolThread
+    lines: Lines
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """Counters at one moment, to tell shares from."""
+
+    at_s: float
+    cpu_s: float
+    taken_s: dict[str, float]
+    """Of each bus."""
+
+
+class Gatherer:
+    """Knows where each figure of a box stands."""
+
+    def __init__(self, box: Parts) -> None:
+        self.latest = Latest()
+        self._box = box
+        self._began_s = time.monotonic()
+        self._moments: deque[_Moment] = deque(maxlen=SAMPLES)
+        self._queues: dict[str, model.Queue] = {}
+        self._queues_s = -QUEUES_S
+        self._counting = asyncio.Lock()
+        self._loads: tuple[list[Any], list[LineLoad]] = ([], [])
+
+    async def run(self) -> None:
+        """Note counters now and then, until cancelled."""
+        while True:
+            self._moments.append(self._moment())
+            await asyncio.sleep(SAMPLE_S)
+
+    async def status(self) -> model.Status:
+        """The box now. What it cannot find out is left empty; it never raises."""
+        now_s = time.monotonic()
+        queues = await self._count_queues()
+        picture = model.Status(
+            box=self._self(now_s),
+            problems=[],
+            devices=[self._device(device, now_s) for device in self._box.devices.devices.values()],
+            buses=list(self._buses()),
+            lines=list(self._lines()),
+            link=self._link(),
+            spool=self._spool(queues, now_s),
+            clock=self._clock(),
+            machine=self._machine(),
+        )
+        return picture.model_copy(update={"problems": list(problems(picture))})
+
+    def _self(self, now_s: float) -> model.Box:
+        config = self._box.config
+        return model.Box(
+            id=config.box.id,
+            site=config.box.site,
+            version=version("trisense"),
+            config=str(config.path),
+            config_hash=config.hash,
+            pid=os.getpid(),
+            up_s=now_s - self._began_s,
+            boot_id=self._box.clock.boot_id,
+        )
+
+    def _device(self, device: Device, now_s: float) -> model.Device:
+        health: DeviceHealth = self._box.devices.supervisors[device.name].health
+        config = device.driver.config
+        state = "failing" if health.error is not None else "good" if health.rows else "waiting"
+        return model.Device(
+            name=device.name,
+            driver=config.driver,
+            kind=device.driver.kind,
+            line=line_of(device),
+            state=state,
+            connected=health.connected,
+            interval_s=config.interval_s if device.driver.kind == "polled" else None,
+            age_s=health.age_s(),
+            reads=health.reads,
+            rows=health.rows,
+            failures=health.failures,
+            missed=health.missed,
+            damaged=getattr(device.driver, "damaged_count", 0),
+            reasons=dict(health.reasons),
+            error=health.error,
+            failing_s=_since(health.failing_since_s, now_s),
+            next_try_s=None if health.next_try_s is None else max(0.0, health.next_try_s - now_s),
+            streams=[_stream(seen, now_s) for seen in self.latest.of(device.name)],
+        )
+
+    def _buses(self) -> Iterator[model.Bus]:
+        live = buses_of(self._box.lines)
+        for load in self._forecast():
+            bus = live.get(load.url)
+            totals = dict(bus.totals()) if bus is not None else {}
+            answers = totals.pop("answers", 0)
+            yield model.Bus(
+                line=load.url,
+                framing=load.framing,
+                devices=[device.name for device in load.devices],
+                planned=load.utilisation,
+                measured=self._share(lambda moment, url=load.url: moment.taken_s.get(url)),  # type: ignore[misc]
+                waiting=bus.waiting if bus is not None else 0,
+                answers=answers,
+                troubles=totals,
+            )
+
+    def _forecast(self) -> list[LineLoad]:
+        """What the devices ask of their buses; worked out once for one set of devices."""
+        drivers = [d.driver for d in self._box.devices.devices.values() if isinstance(d.driver, Modbus)]
+        if self._loads[0] != drivers:
+            self._loads = (drivers, forecast(drivers))
+        return self._loads[1]
+
+    def _lines(self) -> Iterator[model.Line]:
+        users = defaultdict(list)
+        for device in self._box.devices.devices.values():
+            users[line_of(device)].append(device.name)
+        for url, traffic in self._box.lines.traffic.items():
+            if url in users:
+                yield model.Line(
+                    line=url,
+                    devices=users[url],
+                    opened=traffic.opened,
+                    received_bytes=traffic.received_bytes,
+                    sent_bytes=traffic.sent_bytes,
+                )
+
+    def _link(self) -> model.Link:
+        counts = self._box.uplink.counts
+        mqtt = self._box.config.mqtt
+        return model.Link(
+            broker=f"{mqtt.host}:{mqtt.port}",
+            connected=self._box.uplink.connected,
+            bundles=counts["bundles"],
+            payload_bytes=counts["payload_bytes"],
+            receipts=counts["receipts"],
+            refused=counts["batches_refused"],
+        )
+
+    def _spool(self, queues: dict[str, model.Queue], now_s: float) -> model.Spool:
+        table, batcher = self._box.config.spool, self._box.batcher
+        took_s = [took for _, took in batcher.commits]
+        cuts = quantiles(took_s, n=100, method="inclusive") if len(took_s) > 1 else None
+        recent = sum(at_s > now_s - 60 for at_s, _ in batcher.commits)
+        return model.Spool(
+            path=str(table.path),
+            size_bytes=_size_bytes(table.path),
+            cap_bytes=table.max_bytes,
+            waiting=queues,
+            committed=batcher.committed,
+            pending=batcher.pending,
+            dropped=batcher.dropped,
+            commit_error=batcher.error,
+            commits_per_min=recent * 60 / min(60.0, max(1.0, now_s - self._began_s)),
+            commit_p50_s=cuts[49] if cuts else None,
+            commit_p99_s=cuts[98] if cuts else None,
+        )
+
+    async def _count_queues(self) -> dict[str, model.Queue]:
+        async with self._counting:
+            if time.monotonic() - self._queues_s > QUEUES_S:
+                path, now_ns = self._box.config.spool.path, self._box.clock.now_ns()
+                self._queues = await asyncio.to_thread(_count, path, now_ns)
+                self._queues_s = time.monotonic()
+        return self._queues
+
+    def _clock(self) -> model.Clock:
+        clock = self._box.clock
+        state = clock.state()
+        return model.Clock(now_ns=clock.now_ns(), synced=state.synced, error_ms=state.error_ms)
+
+    def _machine(self) -> model.Machine:
+        free, total = machine.disk_bytes(self._box.config.spool.path.parent)
+        return model.Machine(
+            disk_free_bytes=free,
+            disk_bytes=total,
+            temperature_c=machine.temperature_c(),
+            cpu=self._share(lambda moment: moment.cpu_s),
+            cpu_s=machine.cpu_s(),
+            rss_bytes=machine.rss_bytes(),
+        )
+
+    # --- shares ---
+
+    def _moment(self) -> _Moment:
+        taken = {url: bus.taken_s for url, bus in buses_of(self._box.lines).items()}
+        return _Moment(time.monotonic(), machine.cpu_s(), taken)
+
+    def _share(self, of: Callable[[_Moment], float | None]) -> float | None:
+        """How much of the time since the oldest moment went into a counter."""
+        now = self._moment()
+        if not self._moments or now.at_s - self._moments[0].at_s < 1.0:
+            return None
+        before, after = of(self._moments[0]), of(now)
+        if before is None or after is None or after < before:  # a bus that is new
+            return None
+        return (after - before) / (now.at_s - self._moments[0].at_s)
+
+
+def line_of(device: Device) -> str | None:
+    """URL of the line of a device, where it has one."""
+    line = getattr(device.driver.config, "line", None)
+    return line if isinstance(line, str) else None
+
+
+def buses_of(lines: Lines) -> dict[str, ModbusBus]:
+    return {url: bus for url, bus in lines.buses.items() if isinstance(bus, ModbusBus)}
+
+
+def _stream(seen: Seen, now_s: float) -> model.Stream:
+    sample = seen.sample
+    codes = dict(sample.quality)
+    fields: Sequence[model.Field] = [
+        model.Field(
+            name=field.name,
+            unit=field.unit,
+            value=value[:TEXT] if isinstance(value, str) else value,
+            quality=codes.get(index, 1),
+        )
+        for index, (field, value) in enumerate(zip(sample.stream.fields, sample.values, strict=True))
+    ]
+    return model.Stream(
+        measurement=sample.stream.measurement,
+        time_ns=sample.time_ns,
+        age_s=now_s - seen.at_s,
+        samples=seen.count,
+        fields=list(fields),
+    )
+
+
+def _since(at_s: float | None, now_s: float) -> float | None:
+    return None if at_s is None else now_s - at_s
+
+
+def _size_bytes(spool: Path) -> int:
+    """What the spool takes on the disk, its WAL included."""
+    files = (Path(f"{spool}{ending}") for ending in ("", "-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
+def _count(spool: Path, now_ns: int) -> dict[str, model.Queue]:
+    """What waits for a receipt, by class; empty where the file cannot be read now.
+
+    By a connection of its own, so that no commit waits for it; it is closed at once, so that the WAL can
+    be folded.
+    """
+    query = (
+        "SELECT class, count(*), sum(samples), sum(length(rows) + ifnull(length(blob), 0)), min(committed_ns)"
+        " FROM batch WHERE settled = 0 GROUP BY class"
+    )
+    try:
+        with closing(sqlite3.connect(f"{spool.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
+            rows = db.execute(query).fetchall()
+    except sqlite3.Error:
+        return {}
+    known = {of.value for of in BatchClass}
+    return {
+        name: model.Queue(
+            batches=batches,
+            samples=samples,
+            size_bytes=size_bytes,
+            oldest_s=max(0.0, (now_ns - oldest_ns) / 1e9),
+        )
+        for name, batches, samples, size_bytes, oldest_ns in rows
+        if name in known
+    }

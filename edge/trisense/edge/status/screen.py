@@ -1,0 +1,216 @@
+"""The picture of a box as text for a terminal: what is wrong first. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from trisense.edge.status.model import Bus, Device, Field, Line, Status
+
+__all__ = ["duration", "number", "screen", "size"]
+
+LINES_SHOWN: Final = 10
+MARKS: Final = {3: "?", 4: "!"}
+"""Behind a value that is suspect, or failed its test."""
+ORDER: Final = {"failing": 0, "waiting": 1, "good": 2}
+LABEL: Final = 9
+UNITS: Final = {"Cel": "°C", "deg": "°", "1": ""}
+
+
+def screen(status: Status, console: Console, *, height: int | None = None) -> RenderableType:
+    """Everything as one renderable; with ``height`` as many devices as fit into so many lines."""
+    head = [_title(status), _problems(status)]
+    foot = _foot(status)
+    devices = sorted(status.devices, key=lambda d: (ORDER[d.state], d.name))
+    if height is not None:
+        rest = [*head, *foot, _heading(status)]
+        room = height - sum(len(console.render_lines(part, pad=False)) for part in rest)
+        if room < len(devices):
+            devices = devices[: max(0, room - 1)]
+    hidden = len(status.devices) - len(devices)
+    more = [Text(f"  and {hidden} more", style="dim")] if hidden else []
+    return Group(*head, _heading(status), _devices(devices, console.width), *more, *foot)
+
+
+def _title(status: Status) -> Text:
+    box = status.box
+    title = Text(f"{box.id} at {box.site}", style="bold")
+    rest = f"  up {duration(box.up_s)}  trisense {box.version}  configuration {box.config_hash}"
+    return title.append(rest, style="not bold")
+
+
+def _problems(status: Status) -> RenderableType:
+    if not status.problems:
+        return Text("All is well.", style="green")
+    table = _grid()
+    for problem in status.problems:
+        since = "" if problem.for_s is None else f"for {duration(problem.for_s)}: "
+        name = Text(f"{problem.name}: ", style="bold") if problem.name else Text()
+        table.add_row(
+            Text(problem.part, style="bold red"), name.append(since + problem.text, style="not bold")
+        )
+    count = len(status.problems)
+    said = "1 thing is wrong" if count == 1 else f"{count} things are wrong"
+    return Group(Text(said, style="bold red"), table)
+
+
+def _heading(status: Status) -> Text:
+    good = sum(device.state == "good" for device in status.devices)
+    return Text(f"DEVICES  {good} of {len(status.devices)} good", style="bold")
+
+
+def _devices(devices: Sequence[Device], width: int) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    longest = max((len(device.name) for device in devices), default=0)
+    table.add_column(no_wrap=True, width=2 + min(longest, max(12, width // 5)))
+    table.add_column(no_wrap=True, width=min(22, max(8, width // 8)))
+    table.add_column(no_wrap=True, width=7, justify="right")
+    table.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
+    for device in devices:
+        age = "-" if device.age_s is None else duration(device.age_s)
+        style = {"failing": "red", "waiting": "yellow"}.get(device.state, "")
+        mark = {"failing": "x ", "waiting": "- "}.get(device.state, "  ")
+        row = [Text(mark + device.name), Text(device.driver), Text(age), Text(_says(device))]
+        for cell in row:
+            cell.overflow = "ellipsis"
+        table.add_row(*row, style=style)
+    return table
+
+
+def _says(device: Device) -> str:
+    """Last values, or what a device without them does."""
+    if device.state == "failing":
+        when = "now" if not device.next_try_s else f"in {duration(device.next_try_s)}"
+        kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(device.reasons.items()))
+        return f"{kinds}; tried again {when}"
+    if device.state == "waiting":
+        return "connected, nothing said yet" if device.connected else "connecting"
+    return "  ".join(_value(field) for stream in device.streams for field in stream.fields)
+
+
+def _value(field: Field) -> str:
+    unit = UNITS.get(field.unit, field.unit)
+    if field.value is None or unit.startswith("{"):
+        unit = ""
+    said = number(field.value) + MARKS.get(field.quality, "")
+    return f"{field.name} {said} {unit}".rstrip()
+
+
+def _foot(status: Status) -> list[RenderableType]:
+    table = _grid()
+    table.columns[0].style = "bold"
+    for bus in status.buses:
+        table.add_row("BUS", _bus(bus))
+    on_buses = {bus.line for bus in status.buses}
+    lines = [line for line in status.lines if line.line not in on_buses]
+    damaged = {device.name: device.damaged for device in status.devices}
+    for line in sorted(lines, key=lambda x: -x.opened)[:LINES_SHOWN]:
+        table.add_row("LINE", _line(line, sum(damaged[name] for name in line.devices)))
+    if len(lines) > LINES_SHOWN:
+        table.add_row("", f"and {len(lines) - LINES_SHOWN} lines more")
+    table.add_row("LINK", ", ".join(_link(status)))
+    table.add_row("SPOOL", ", ".join(_spool(status)))
+    table.add_row("CLOCK", _clock(status))
+    table.add_row("MACHINE", ", ".join(_machine(status)))
+    return [table]
+
+
+def _bus(bus: Bus) -> str:
+    measured = "" if bus.measured is None else f", busy {bus.measured:.0%}"
+    troubles = "".join(f", {count} {kind}" for kind, count in sorted(bus.troubles.items()))
+    asks = "1 device asks" if len(bus.devices) == 1 else f"{len(bus.devices)} devices ask"
+    return f"{_short(bus.line)}: {asks} for {bus.planned:.0%}{measured}{troubles}"
+
+
+def _line(line: Line, damaged: int) -> str:
+    said = f"{size(line.received_bytes)} in, {size(line.sent_bytes)} out"
+    opened = f", opened {line.opened} times" if line.opened > 1 else ""
+    frames = f", {damaged} damaged frames" if damaged else ""
+    return f"{_short(line.line)}: {said}{opened}{frames}"
+
+
+def _link(status: Status) -> Iterator[str]:
+    link = status.link
+    yield f"{link.broker} {'connected' if link.connected else 'not connected'}"
+    yield f"{link.bundles} bundles ({size(link.payload_bytes)}) up"
+    yield f"{link.receipts} receipts"
+    if link.refused:
+        yield f"{link.refused} batches refused"
+
+
+def _spool(status: Status) -> Iterator[str]:
+    spool = status.spool
+    yield f"{size(spool.size_bytes)} of {size(spool.cap_bytes)}"
+    for name, queue in spool.waiting.items():
+        oldest = "" if queue.oldest_s is None else f", oldest {duration(queue.oldest_s)}"
+        yield f"{name}: {queue.batches} batches wait ({queue.samples} samples{oldest})"
+    if not spool.waiting:
+        yield "nothing waits"
+    if spool.dropped:
+        yield f"{spool.dropped} samples dropped"
+    yield f"{spool.commits_per_min:.0f} commits/min"
+    if spool.commit_p50_s is not None and spool.commit_p99_s is not None:
+        yield f"p50 {spool.commit_p50_s * 1000:.1f} ms, p99 {spool.commit_p99_s * 1000:.1f} ms"
+
+
+def _clock(status: Status) -> str:
+    clock = status.clock
+    now = datetime.fromtimestamp(clock.now_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    if not clock.synced:
+        return f"{now}, not synchronised"
+    return f"{now}, synchronised" + ("" if clock.error_ms is None else f" within {clock.error_ms} ms")
+
+
+def _machine(status: Status) -> Iterator[str]:
+    of = status.machine
+    yield f"disk {size(of.disk_free_bytes)} free of {size(of.disk_bytes)}"
+    if of.temperature_c is not None:
+        yield f"{of.temperature_c:.0f} °C"
+    if of.cpu is not None:
+        yield f"CPU {of.cpu:.1%}"
+    yield f"memory {size(of.rss_bytes)}"
+
+
+def _grid() -> Table:
+    """Labels and texts that wrap beside them."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(width=LABEL - 1)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _short(url: str) -> str:
+    """A line's URL without its options."""
+    return url.partition("?")[0].removeprefix("serial://")
+
+
+def number(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """About three digits and a unit."""
+    for limit, unit_s, unit in ((90, 1, "s"), (5400, 60, "min"), (129_600, 3600, "h")):
+        if seconds < limit:
+            amount = seconds / unit_s
+            return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:.0f} {unit}"
+    return f"{seconds / 86_400:.1f} d"
+
+
+def size(count_bytes: float) -> str:
+    """With a decimal prefix, as disks are sold."""
+    for unit in ("B", "kB", "MB"):
+        if count_bytes < 1000:
+            return (
+                f"{count_bytes:.0f} {unit}"
+                if unit == "B" or count_bytes >= 100
+                else f"{count_bytes:.1f} {unit}"
+            )
+        count_bytes /= 1000
+    return f"{count_bytes:.1f} GB"
