@@ -18,6 +18,7 @@ from trisense.drivers import Lines, Observed, PolledDriver, StreamingDriver
 from trisense.edge.clock import SystemClock
 from trisense.edge.config import BoxConfig, Device
 from trisense.edge.ordinals import Ordinals
+from trisense.edge.port_report import unstable_names
 from trisense.edge.stamping import Stamper
 from trisense.edge.supervisor import CLOSE_S, deadline
 
@@ -122,7 +123,7 @@ def as_json(config: BoxConfig, readings: Sequence[Reading] | None) -> str:
             "box": config.box.id,
             "site": config.box.site,
             "config_hash": config.hash,
-            "warnings": [str(mistake) for mistake in absent_files(config)],
+            "warnings": [str(m) for m in (*absent_files(config), *unstable_names(config))],
             "devices": devices,
         }
     )

@@ -16,6 +16,8 @@ from trisense.core import logs
 from trisense.edge import checking
 from trisense.edge.config import load
 from trisense.edge.notify import Notifier
+from trisense.edge.port_report import unstable_names
+from trisense.edge.ports_command import ports
 from trisense.edge.runtime import Box
 from trisense.edge.scan_command import scan
 from trisense.edge.status.commands import status
@@ -27,6 +29,7 @@ log = structlog.get_logger(__name__)
 app = typer.Typer(no_args_is_help=True, help="Run or check a field box.")
 app.command()(scan)
 app.command()(status)
+app.command()(ports)
 
 LINGER_S: Final = 1.0
 """Longest wait, after everything is saved, for a thread that hangs in a name look-up or a connect."""
@@ -71,7 +74,7 @@ def check(
     """Check a configuration. Exit 1 when a device cannot be read, 2 when the file has mistakes."""
     logs.configure("error")
     box = load(config)
-    for mistake in checking.absent_files(box):
+    for mistake in (*checking.absent_files(box), *unstable_names(box)):
         typer.echo(f"{config}: warning: {mistake}", err=True)
     readings = asyncio.run(checking.read_devices(box)) if read else None
     if json:
