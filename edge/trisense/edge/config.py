@@ -22,7 +22,7 @@ from trisense.core.remote import VERBS, Verb
 from trisense.drivers.registry import driver_class
 from trisense.drivers.sdk import Driver
 from trisense.edge.status.table import StatusTable
-from trisense.edge.treatment import Treatment, ValuesTable, load_certificates, treat
+from trisense.edge.treatment import Treatment, ValuesTable, load_certificates, treat, values_of
 
 __all__ = ["BoxConfig", "BoxTable", "Device", "MqttTable", "RemoteTable", "SpoolTable", "checked", "load"]
 
@@ -221,11 +221,7 @@ def _device(folder: Path, table: Mapping[str, Any], where: str, found: list[Mist
     """A device without a mistake, or None."""
     known = len(found)
     own = {key: table[key] for key in ValuesTable.model_fields if key in table}
-    values = ValuesTable()
-    try:
-        values = ValuesTable.model_validate(own)
-    except ValidationError as error:
-        found += mistakes_of(error, where)
+    values = values_of(own, where, found)
     certificates = load_certificates(values.calibration, folder, where, found)
     driver = _driver(folder, {key: table[key] for key in table if key not in own}, where, found)
     if driver is None:

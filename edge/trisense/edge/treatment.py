@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydantic import Field as Constrained
-from trisense.core.config import ConfigModel, load_toml
+from pydantic import ValidationError
+from trisense.core.config import ConfigModel, load_toml, mistakes_of
 from trisense.core.errors import ConfigError, Mistake
 from trisense.core.model import Field, FieldType, Stream
 from trisense.drivers.sdk import DeviceConfig, Driver
 from trisense.edge.calibration import Calibration, Certificate
 from trisense.edge.quality import QualityTable
 
-__all__ = ["ColumnPlan", "Treatment", "ValuesTable", "load_certificates", "treat"]
+__all__ = ["ColumnPlan", "Treatment", "ValuesTable", "load_certificates", "treat", "values_of"]
 
 RAW: Final = "_raw"
 GAP_S: Final = 60.0
@@ -76,6 +77,20 @@ class Treatment:
             for column in columns:
                 if column.calibration is not None:
                     yield measurement, column, column.calibration
+
+
+def values_of(table: Mapping[str, Any], where: str, found: list[Mistake]) -> ValuesTable:
+    """The box's keys of a device's table; what is wrong is added to ``found``, and the rest goes on."""
+    try:
+        return ValuesTable.model_validate(table)
+    except ValidationError as error:
+        found += mistakes_of(error, where)
+        bad = {tuple(map(str, item["loc"][:2])) for item in error.errors(include_url=False)}
+    good = {key: value for key, value in table.items() if not any(key == at[0] for at in bad)}
+    tests = table.get("quality")
+    if isinstance(tests, Mapping):
+        good["quality"] = {name: tests[name] for name in tests if ("quality", name) not in bad}
+    return ValuesTable.model_validate(good)
 
 
 def load_certificates(
