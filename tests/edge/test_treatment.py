@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ from structlog.testing import capture_logs
 from trisense.core.errors import ConfigError
 from trisense.core.model import Value
 from trisense.drivers import Observed
+from trisense.edge import calibration_report
 from trisense.edge.birth import BirthMaker
+from trisense.edge.calibration import Certificate
 from trisense.edge.config import BoxConfig, Device, load
 from trisense.edge.ordinals import Ordinals
+from trisense.edge.quality import QualityTable
 from trisense.edge.stamping import Stamper
+from trisense.edge.treatment import ValuesTable
 
 HEAD = """
 [box]
@@ -39,8 +44,9 @@ by = "a laboratory"
 uncertainty = 4.0
 version = "one"
 """
-# The tests' clock stands at 2026-05-28.
-DAY_NS = 86_400 * 1_000_000_000
+T0_NS = 1_780_000_000_000_000_000
+"""2026-05-28, when the tests' clock stands."""
+DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
 def loaded(tmp_path: Path, table: str = "", **certificates: str) -> BoxConfig:
@@ -199,3 +205,36 @@ def test_what_does_not_fit_the_device_is_named(tmp_path: Path) -> None:
 
 def test_raw_values_are_kept_of_what_is_calibrated_only(tmp_path: Path) -> None:
     assert mistakes(tmp_path, "keep_raw = true\n").keys() == {"device[0].keep_raw"}
+
+
+def test_the_samples_name_every_option(tmp_path: Path) -> None:
+    lines = (DEPLOY / "edge.sample.toml").read_text().splitlines()
+    tests = tomllib.loads("\n".join(line.removeprefix("#   ") for line in lines if line.startswith("#   ")))
+    (table,) = tests["device"]["quality"].values()
+    assert table.keys() == QualityTable.model_fields.keys()
+    assert QualityTable.model_validate(table).eps == QualityTable().eps
+    commented = {line[2:].split(" = ")[0] for line in lines if line.startswith("# ") and " = " in line}
+    assert commented >= ValuesTable.model_fields.keys() - {"quality"}
+
+    text = (DEPLOY / "calibration.sample.toml").read_text()
+    known = {line.removeprefix("# ").split(" = ")[0] for line in text.splitlines() if " = " in line}
+    assert known >= Certificate.model_fields.keys()
+    config = loaded(
+        tmp_path,
+        'calibration = ["sample.toml"]\n',
+        sample=text.replace('"weather"', '"dust"').replace("air_temperature", "pm10").replace("Cel", "ug/m3"),
+    )
+    (used,) = calibration_report.in_use(config, T0_NS)
+    assert (used["version"], used["state"]) == ("T-2026-0113", "valid")
+
+
+def test_check_names_holes_and_what_runs_out(tmp_path: Path) -> None:
+    config = loaded(
+        tmp_path,
+        'calibration = ["one.toml", "two.toml"]\n',
+        one=CERTIFICATE,
+        two=CERTIFICATE.replace("2026-01-01", "2026-07-05").replace("2026-07-01", "2026-08-01"),
+    )
+    hole, end = calibration_report.warnings(config, T0_NS + 50 * 86_400 * 1_000_000_000)
+    assert (hole.got, end.got) == ("2026-07-05 00:00+00:00", "'one', to 2026-08-01 00:00+00:00")
+    assert len(list(calibration_report.warnings(config, T0_NS))) == 1

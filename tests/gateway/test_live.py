@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from trisense.core.messages import Birth, DeviceBirth, Position
+from trisense.core.messages import Birth, CalibrationBirth, DeviceBirth, FieldBirth, Position, StreamBirth
 from trisense.core.model import Batch, BatchClass, Field, FieldType, Layer, Sample, Stream
 from trisense.core.wire import unpack
 from trisense.gateway import live as live_module
@@ -76,14 +76,23 @@ def test_a_birth_places_devices(box: Any) -> None:
     live = LiveState()
     shown(live, box, box.weather(1))
     place = Position(latitude=48.0, longitude=11.0)
+    certificate = CalibrationBirth(
+        version="T-1", hash="0" * 16, valid_from="2026", valid_to="2027", uncertainty=0.2, by="a laboratory"
+    )
+    calibrated = FieldBirth(
+        name="air_temperature", unit="Cel", type=FieldType.FLOAT, calibration=[certificate]
+    )
+    weather = StreamBirth(measurement="weather", fields=[calibrated])
     device = DeviceBirth(
-        name="mast", driver="modbus", layer=Layer.GROUND, site="kx", position=place, streams=[]
+        name="mast", driver="modbus", layer=Layer.GROUND, site="kx", position=place, streams=[weather]
     )
     live.note_birth(
         Birth(box=box.name, site="kx", version="1", config_hash="", counters=[], devices=[device])
     )
     (stream,) = live.snapshot()["streams"]
     assert (stream["driver"], stream["position"]["latitude"]) == ("modbus", 48.0)
+    told = {name: field["calibration"] for name, field in stream["fields"].items() if field["calibration"]}
+    assert told == {"air_temperature": [certificate.model_dump()]}
 
 
 async def test_alarms_are_told_each_at_once_to_every_reader() -> None:

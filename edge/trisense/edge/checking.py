@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +16,7 @@ from rich.table import Table
 from trisense.core.errors import DeviceError, Mistake
 from trisense.core.model import Quality, Sample
 from trisense.drivers import Lines, Observed, PolledDriver, StreamingDriver
+from trisense.edge import calibration_report
 from trisense.edge.clock import SystemClock
 from trisense.edge.config import BoxConfig, Device
 from trisense.edge.ordinals import Ordinals
@@ -22,7 +24,7 @@ from trisense.edge.port_report import unstable_names
 from trisense.edge.stamping import Stamper
 from trisense.edge.supervisor import CLOSE_S, deadline
 
-__all__ = ["Reading", "absent_files", "as_json", "read_devices", "row_of", "show"]
+__all__ = ["Reading", "as_json", "read_devices", "row_of", "show", "warnings"]
 
 FIRST_ROW_S: Final = 10.0
 PATIENCE: Final = 1.5
@@ -51,6 +53,15 @@ def absent_files(config: BoxConfig) -> list[Mistake]:
         Mistake(f"mqtt.{name}", "a file that can be read", f"nothing at {path}")
         for name, path in named.items()
         if not os.access(path, os.R_OK)
+    ]
+
+
+def warnings(config: BoxConfig) -> list[Mistake]:
+    """What keeps a checked configuration from doing what its writer hoped for."""
+    return [
+        *absent_files(config),
+        *unstable_names(config),
+        *calibration_report.warnings(config, time.time_ns()),
     ]
 
 
@@ -123,7 +134,8 @@ def as_json(config: BoxConfig, readings: Sequence[Reading] | None) -> str:
             "box": config.box.id,
             "site": config.box.site,
             "config_hash": config.hash,
-            "warnings": [str(m) for m in (*absent_files(config), *unstable_names(config))],
+            "warnings": [str(mistake) for mistake in warnings(config)],
+            "calibration": calibration_report.in_use(config, time.time_ns()),
             "devices": devices,
         }
     )
@@ -156,6 +168,7 @@ def show(config: BoxConfig, readings: Sequence[Reading] | None) -> None:
                 device.name, device.driver.config.driver, device.driver.kind, stream.measurement, names
             )
     console.print(table)
+    _show_calibration(console, config)
     if readings is None:
         return
     table = Table("device", "measurement", "field", "value", "unit", "quality")
@@ -177,4 +190,15 @@ def show(config: BoxConfig, readings: Sequence[Reading] | None) -> None:
                     field.unit,
                     code.name.lower().replace("_", " "),
                 )
+    console.print(table)
+
+
+def _show_calibration(console: Console, config: BoxConfig) -> None:
+    used = calibration_report.in_use(config, time.time_ns())
+    if not used:
+        return
+    table = Table("device", "calibrated", "certificate", "now", "until", "k=2", "by")
+    for row in used:
+        cells = (row["device"], row["field"], row["version"], row["state"], row["valid_to"])
+        table.add_row(*cells, f"{row['uncertainty']:g}", row["by"])
     console.print(table)

@@ -16,7 +16,6 @@ from trisense.core import logs
 from trisense.edge import checking
 from trisense.edge.config import load
 from trisense.edge.notify import Notifier
-from trisense.edge.port_report import unstable_names
 from trisense.edge.ports_command import ports
 from trisense.edge.runtime import Box
 from trisense.edge.scan_command import scan
@@ -74,7 +73,7 @@ def check(
     """Check a configuration. Exit 1 when a device cannot be read, 2 when the file has mistakes."""
     logs.configure("error")
     box = load(config)
-    for mistake in (*checking.absent_files(box), *unstable_names(box)):
+    for mistake in checking.warnings(box):
         typer.echo(f"{config}: warning: {mistake}", err=True)
     readings = asyncio.run(checking.read_devices(box)) if read else None
     if json:

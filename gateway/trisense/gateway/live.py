@@ -319,6 +319,12 @@ class LiveState:
         stream = known.stream
         device = self._boxes[known.box].devices.get(stream.device) if known.box in self._boxes else None
         position = device.position if device else None
+        calibrated = {
+            field.name: [certificate.model_dump() for certificate in field.calibration]
+            for of in (device.streams if device else ())
+            if of.measurement == stream.measurement
+            for field in of.fields
+        }
         return {
             "box": known.box,
             "device": stream.device,
@@ -330,7 +336,8 @@ class LiveState:
             "time_ms": known.newest_ns // 1_000_000 if known.newest_ns >= 0 else None,
             "step_ms": None if known.step_ns is None else known.step_ns // 1_000_000,
             "fields": {
-                f.name: self._field_json(known, f.name) | {"unit": f.unit, "type": f.type.value}
+                f.name: self._field_json(known, f.name)
+                | {"unit": f.unit, "type": f.type.value, "calibration": calibrated.get(f.name, [])}
                 for f in stream.fields
             },
             "media": (
