@@ -13,10 +13,12 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
+from trisense.core.alarms import bind
 from trisense.core.errors import DeviceError, Mistake
 from trisense.core.model import Quality, Sample
 from trisense.drivers import Lines, Observed, PolledDriver, StreamingDriver
 from trisense.edge import calibration_report
+from trisense.edge.alarm_tables import sources
 from trisense.edge.clock import SystemClock
 from trisense.edge.config import BoxConfig, Device
 from trisense.edge.ordinals import Ordinals
@@ -27,6 +29,8 @@ from trisense.edge.supervisor import CLOSE_S, deadline
 __all__ = ["Reading", "as_json", "read_devices", "row_of", "show", "warnings"]
 
 FIRST_ROW_S: Final = 10.0
+WATCHED: Final = 5
+"""Most subjects of a rule that are named."""
 PATIENCE: Final = 1.5
 """How long a streaming device is listened to: so many seconds, or so many of its own time-outs, for its
 driver knows best when silence is a fault and when there is just nothing to tell."""
@@ -137,8 +141,24 @@ def as_json(config: BoxConfig, readings: Sequence[Reading] | None) -> str:
             "warnings": [str(mistake) for mistake in warnings(config)],
             "calibration": calibration_report.in_use(config, time.time_ns()),
             "devices": devices,
+            "alarms": [rule.model_dump(mode="json", exclude_none=True) for rule in config.alarms],
         }
     )
+
+
+def _alarms(config: BoxConfig) -> Table:
+    """The rules, and what each of them watches."""
+    subjects, _ = bind(config.alarms, sources(config.devices))
+    table = Table("alarm", "kind", "priority", "watches")
+    for rule in config.alarms:
+        watched = [
+            "/".join(filter(None, s.key[1:3])) + (f".{s.field}" if s.field else "")
+            for s in subjects
+            if s.rule == rule
+        ]
+        more = f" and {len(watched) - WATCHED} more" if len(watched) > WATCHED else ""
+        table.add_row(rule.name, rule.kind, rule.priority.value, ", ".join(watched[:WATCHED]) + more)
+    return table
 
 
 def row_of(sample: Sample) -> dict[str, Any]:
@@ -169,6 +189,8 @@ def show(config: BoxConfig, readings: Sequence[Reading] | None) -> None:
             )
     console.print(table)
     _show_calibration(console, config)
+    if config.alarms:
+        console.print(_alarms(config))
     if readings is None:
         return
     table = Table("device", "measurement", "field", "value", "unit", "quality")

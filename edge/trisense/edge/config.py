@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field as Constrained
 from pydantic import ValidationError, model_validator
 from trisense.core import limits, logs
+from trisense.core.alarms import Rule
 from trisense.core.broker import BrokerTable
 from trisense.core.config import ConfigModel, check, mistakes_of, parse_toml, read_text
 from trisense.core.errors import ConfigError, MissingExtra, Mistake
@@ -21,6 +22,7 @@ from trisense.core.model import BOX_DEVICE, NAME, Stream
 from trisense.core.remote import VERBS, Verb
 from trisense.drivers.registry import driver_class
 from trisense.drivers.sdk import Driver
+from trisense.edge.alarm_tables import alarm_rules, unwatchable
 from trisense.edge.status.table import StatusTable
 from trisense.edge.treatment import Treatment, ValuesTable, load_certificates, treat, values_of
 
@@ -112,6 +114,7 @@ class _File(ConfigModel):
     status: StatusTable = StatusTable()
     log: LogTable = LogTable()
     device: Annotated[list[dict[str, Any]], Constrained(min_length=1)]
+    alarm: Annotated[list[dict[str, Any]], Constrained(default_factory=list)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,7 @@ class BoxConfig:
     status: StatusTable
     log: LogTable
     devices: tuple[Device, ...]
+    alarms: tuple[Rule, ...]
     hash: str
     """Sixteen hex digits over the file's content: two boxes with one hash are configured alike."""
     text: str
@@ -178,6 +182,9 @@ def checked(path: Path, text: str, tables: Mapping[str, Any]) -> BoxConfig:
         whole = None
         found += error.mistakes
     devices = _devices(path, tables.get("device"), found)
+    rules = [] if whole is None else alarm_rules(whole.alarm, found)
+    if not found:
+        found += unwatchable(rules, devices)
     if found or whole is None:
         raise ConfigError(str(path), found)
     folder = path.resolve().parent
@@ -190,6 +197,7 @@ def checked(path: Path, text: str, tables: Mapping[str, Any]) -> BoxConfig:
         status=_rooted(whole.status, folder),
         log=whole.log,
         devices=tuple(devices),
+        alarms=tuple(rules),
         hash=hashlib.sha256(json.dumps(tables, sort_keys=True, default=str).encode()).hexdigest()[:16],
         text=text,
     )

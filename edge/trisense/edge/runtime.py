@@ -11,10 +11,12 @@ from typing import Final
 
 import structlog
 from trisense.core import logs
+from trisense.core.alarms import ALARM
 from trisense.core.errors import LinkError, SpoolError
 from trisense.core.messages import CALIBRATION, State
 from trisense.core.model import BatchClass, Sample, Stream
 from trisense.drivers import Lines, Observed
+from trisense.edge.alarms import AlarmWatch
 from trisense.edge.batcher import Batcher
 from trisense.edge.birth import BirthMaker
 from trisense.edge.clock import Clock, SystemClock
@@ -82,6 +84,9 @@ class Box:
         """By device; what each counted of refused and flagged values begins anew with its device."""
         self._ordinals: dict[tuple[str, str], Ordinals] = {}
         self._outside = Outside(self)
+        self._own: Stamper
+        self.alarms = AlarmWatch(self.clock, self.emit)
+        self.listeners.append(self.alarms.heard)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``; what was sensed is in the spool when it returns.
@@ -95,6 +100,8 @@ class Box:
             committing = asyncio.create_task(self.batcher.run(), name="batcher")
             sending = asyncio.create_task(self.uplink.run(), name="uplink")
             try:
+                self._own = await self.stamper([ALARM])
+                self.alarms.apply(self.config.alarms, self.config.devices)
                 await together(
                     {
                         "stop": _until(stop),
@@ -103,6 +110,7 @@ class Box:
                         "tidy": self._tidy(),
                         "remote": self._remote.run(),
                         "devices": self.devices.run(self.config.devices),
+                        "alarms": self.alarms.run(self.devices.supervisors),
                         "hotplug": HotPlug(self.devices, self.lines).run(),
                         "outside": self._outside.run(),
                         "service": self._service.run([committing, sending]),
@@ -123,6 +131,7 @@ class Box:
         """
         await self._adopt(config)
         await self.devices.apply(config.devices)
+        self.alarms.apply(config.alarms, config.devices)
 
     async def _adopt(self, config: BoxConfig) -> None:
         """``apply`` for all but the devices."""
@@ -165,6 +174,10 @@ class Box:
             self._outside.saw(batch_class, sample)
             for listener in self.listeners:
                 listener(sample)
+
+    def emit(self, rows: Sequence[Observed]) -> None:
+        """Take ``rows`` of the box's own streams; only while it runs."""
+        self.take(self._own, rows)
 
     async def _supervise(self, device: Device, phase: float) -> Supervisor:
         told = await self.stamper([CALIBRATION])

@@ -32,8 +32,8 @@ from trisense.core.model import Quality, Sample, Value
 
 __all__ = ["BURST", "REFILL_S", "Evaluator", "Transition"]
 
-BURST: Final = 5
-"""A device that comes and goes while it is being repaired stays below it."""
+BURST: Final = 6
+"""Three alarms and their ends: what comes and goes more often chatters."""
 REFILL_S: Final = 60.0
 UNUSABLE: Final = frozenset({Quality.FAIL, Quality.MISSING})
 RATE_POINTS: Final = 64
