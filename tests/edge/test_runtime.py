@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from trisense.core.messages import CALIBRATION
 from trisense.core.model import BatchClass, ClockState
 from trisense.drivers import (
     DeviceConfig,
@@ -124,6 +125,40 @@ async def test_bad_neighbours_cost_nothing_and_nothing_is_left_when_it_ends(box_
     assert len(counted) >= 30
     (alarm,) = [b for b in batches if b.batch_class is BatchClass.ALARM]
     assert [s.stream.device for s in alarm.samples] == ["gate"]
+
+
+@pytest.fixture
+def calibrated_file(box_file: Path) -> Path:
+    """The first device alone, its counts doubled by a certificate."""
+    box_file.with_name("double.toml").write_text(
+        'device = "counter"\nfield = "count"\nunit = "1"\npolynomial = [0, 2]\nrange = [0, 1e6]\n'
+        "valid_from = 2020-01-01T00:00:00Z\nvalid_to = 2099-01-01T00:00:00Z\n"
+        'by = "a laboratory"\nuncertainty = 1.0\nversion = "C-1"\n'
+    )
+    text = box_file.read_text().split("[[device]]")
+    box_file.write_text(f'{text[0]}[[device]]{text[1]}calibration = ["double.toml"]\nkeep_raw = true\n')
+    return box_file
+
+
+async def test_the_store_learns_by_which_certificate_values_are_made(calibrated_file: Path) -> None:
+    box = Box(load(calibrated_file))
+    stop = asyncio.Event()
+    running = asyncio.create_task(box.run(stop))
+    await asyncio.wait_for(Counter.enough.wait(), 20)
+    stop.set()
+    await asyncio.wait_for(running, 5)
+
+    with Spool(calibrated_file.with_name("spool.db"), SystemClock()) as spool:
+        heads = [h for of in BatchClass for h in spool.heads(of)]
+        samples = [s for _, batch in spool.load([h.id for h in heads]) for s in batch.samples]
+    counted = [s for s in samples if s.stream.device == "counter"]
+    assert [f.name for f in counted[0].stream.fields] == ["count", "count_raw"]
+    assert [s.values for s in counted] == [(2 * n, n) for n in range(1, len(counted) + 1)]
+    (told,) = [s for s in samples if s.stream == CALIBRATION]
+    said = dict(zip((f.name for f in CALIBRATION.fields), told.values, strict=True))
+    (certificate,) = box.config.devices[0].treatment.columns["count"][0].certificates
+    assert (said["device"], said["field"], said["version"]) == ("counter", "count.count", "C-1")
+    assert (said["hash"], said["state"]) == (certificate.hash, "valid")
 
 
 def test_the_systems_clock_knows_whether_it_can_be_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
