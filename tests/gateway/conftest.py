@@ -67,11 +67,18 @@ class Box:
         batch_class: BatchClass = BatchClass.DATA,
         blob: bytes | None = None,
         seq: int | None = None,
+        clock: ClockState | None = None,
     ) -> Batch:
         """A new batch; with ``seq`` one that pretends to be another."""
         number = self.seq if seq is None else seq
         batch = Batch(
-            self.epoch, number, batch_class, ClockState(), tuple(samples), batch_hash(samples), blob
+            self.epoch,
+            number,
+            batch_class,
+            clock or ClockState(),
+            tuple(samples),
+            batch_hash(samples),
+            blob,
         )
         if seq is None:
             self.seq += 1

@@ -24,7 +24,7 @@ from trisense.core.messages import (
     Position,
     unpack_receipts,
 )
-from trisense.core.model import BatchClass, Counters, Field, FieldType, Layer, Sample, Stream
+from trisense.core.model import BatchClass, ClockState, Counters, Field, FieldType, Layer, Sample, Stream
 from trisense.core.topics import Lane
 from trisense.gateway.accounts import balance, facts_of
 from trisense.gateway.config import DuckDbConfig
@@ -73,6 +73,27 @@ def test_nulls_and_quality_codes_reach_the_store(
         (t0_ns, 0, None, 9, None, 9, None, 9, None, 9),
         (t0_ns, 1, 85.0, 4, 50.0, None, -(2**63), None, "鼓 🎏 \x00 ' \" ; --", None),
     ]
+
+
+def test_a_time_that_could_not_be_trusted_says_so_in_the_store(
+    intake: Intake, duck: DuckStore, box: Any, weather: Stream, t0_ns: int
+) -> None:
+    clocks = [ClockState(True, 3), ClockState(False, None), ClockState(False, 1500)]
+    batches = [
+        box.cut([Sample(weather, t0_ns + index * 1_000_000, (1.0, 2.0, 3, "x"), quality=((0, 4),))], clock=clock)
+        for index, clock in enumerate(clocks)
+    ]
+    deliver(intake, box.send(*batches))
+    assert duck.range(MAST, ["air_temperature", "clock_code", "clock_error_ms"], ALWAYS, 10).rows == [
+        (t0_ns, 0, 1.0, 4, None, None, None, None),
+        (t0_ns + 1_000_000, 0, 1.0, 4, 2, None, None, None),
+        (t0_ns + 2_000_000, 0, 1.0, 4, 3, None, 1500, None),
+    ]
+
+
+def test_good_clocks_cost_no_column(intake: Intake, duck: DuckStore, box: Any) -> None:
+    deliver(intake, box.send(box.weather(1)))
+    assert "clock_code" not in duck.range(MAST, [], ALWAYS, 10).columns
 
 
 def test_a_duplicate_is_stored_once_and_receipted_again(intake: Intake, duck: DuckStore, box: Any) -> None:

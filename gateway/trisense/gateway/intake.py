@@ -24,13 +24,14 @@ from trisense.gateway.ledger import Entry, Known, Loss, Outcome, Place, Record
 from trisense.gateway.quarantine import Quarantine, describe
 from trisense.gateway.receipts import Answers
 from trisense.gateway.stores.base import Store
+from trisense.gateway.stores.clock import CLOCK_FIELDS, with_clock
 from trisense.gateway.stores.columns import Portion, readings_of, rows_of
 
 __all__ = ["Delivery", "Group", "Intake"]
 
 log = structlog.get_logger()
 
-RESERVED: Final = frozenset({"site", "box", "device", "layer", "time", "n"})
+RESERVED: Final = CLOCK_FIELDS | {"site", "box", "device", "layer", "time", "n"}
 """Columns and tags of every measurement; a field of that name would be taken for one of them."""
 CLONE_RETURNS: Final = 4
 """Times that a box comes back to an epoch it had left, with no new one in between, before it counts as two.
@@ -202,7 +203,7 @@ class Intake:
             self._choose(group, Portion(bundle, frozenset(chosen)))
 
     def _choose(self, group: Group, portion: Portion) -> None:
-        group.portions.append(portion)
+        group.portions.append(Portion(with_clock(portion.bundle), portion.heads))
         group.rows += sum(portion.bundle.heads[i].samples for i in portion.heads)
         group.glimpses.append(look(portion))
         self.counts["readings"] += readings_of(portion)
