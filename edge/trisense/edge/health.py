@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from trisense.core.model import BOX_DEVICE, Field, FieldType, Layer, Stream
+from trisense.core.model import BOX_DEVICE, Field, FieldType, Layer, Stream, Value
+from trisense.drivers import Observed
+from trisense.edge.status.model import Status
 
-__all__ = ["HEALTH", "HEALTH_S"]
+__all__ = ["HEALTH", "HEALTH_S", "HealthTeller", "health_values"]
 
 HEALTH_S: Final = 60.0
 
@@ -35,3 +39,68 @@ HEALTH: Final = Stream(
     ),
     tick_ns=1_000_000_000,
 )
+DAY_NS: Final = 86_400 * 1_000_000_000
+
+
+def health_values(status: Status, *, alarms_active: int, sent_today_bytes: int) -> dict[str, Value]:
+    """The row of a box, by field name; null where nobody can say."""
+    machine, spool, clock = status.machine, status.spool, status.clock
+    loads = [bus.measured for bus in status.buses if bus.measured is not None]
+    return {
+        "uptime": int(status.box.up_s),
+        "spool_size": spool.size_bytes,
+        "spool_waiting": sum(queue.batches for queue in spool.waiting.values()),
+        "spool_oldest": int(max((queue.oldest_s for queue in spool.waiting.values()), default=0.0)),
+        "disk_free": machine.disk_free_bytes,
+        "cpu_temperature": None if machine.temperature_c is None else round(machine.temperature_c, 1),
+        "cpu_load": None if machine.cpu is None else round(100 * machine.cpu, 1),
+        "memory": machine.rss_bytes,
+        "clock_synchronised": int(clock.synced),
+        "clock_error": clock.error_ms,
+        "devices_good": sum(device.state == "good" for device in status.devices),
+        "devices_failing": sum(device.state == "failing" for device in status.devices),
+        "samples_committed": spool.committed,
+        "samples_dropped": spool.dropped,
+        "alarms_active": alarms_active,
+        "bus_load": round(100 * max(loads), 1) if loads else None,
+        "sent_today": sent_today_bytes,
+    }
+
+
+class HealthTeller:
+    """Tells the health of the box once a minute."""
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[Status]],
+        tell: Callable[[Sequence[Observed]], None],
+        alarms_active: Callable[[], int],
+    ) -> None:
+        """``ask`` gives the picture of the box; ``tell`` is given rows of ``HEALTH``."""
+        self._ask = ask
+        self._tell = tell
+        self._alarms_active = alarms_active
+        self._day = 0
+        self._sent_before_bytes = 0
+
+    async def run(self) -> None:
+        """Tell every ``HEALTH_S``, until cancelled."""
+        while True:
+            await asyncio.sleep(HEALTH_S)
+            await self.once()
+
+    async def once(self) -> None:
+        """Tell it now."""
+        status = await self._ask()
+        values = health_values(
+            status, alarms_active=self._alarms_active(), sent_today_bytes=self._sent_today_bytes(status)
+        )
+        self._tell([Observed(HEALTH.measurement, values)])
+
+    def _sent_today_bytes(self, status: Status) -> int:
+        day = status.clock.now_ns // DAY_NS
+        if day != self._day:
+            # The day of the start counts from the start.
+            self._sent_before_bytes = status.link.payload_bytes if self._day else 0
+            self._day = day
+        return status.link.payload_bytes - self._sent_before_bytes

@@ -22,6 +22,7 @@ from trisense.edge.birth import BirthMaker
 from trisense.edge.clock import Clock, SystemClock
 from trisense.edge.config import BoxConfig, Device
 from trisense.edge.devices import DeviceSet
+from trisense.edge.health import HEALTH, HealthTeller
 from trisense.edge.hotplug import HotPlug
 from trisense.edge.link import Connector
 from trisense.edge.notify import Notifier
@@ -85,6 +86,9 @@ class Box:
         self._ordinals: dict[tuple[str, str], Ordinals] = {}
         self._outside = Outside(self)
         self._own: Stamper
+        self._health = HealthTeller(
+            self._outside.gatherer.status, self.emit, alarms_active=lambda: len(self.alarms.active)
+        )
         self.alarms = AlarmWatch(self.clock, self.emit)
         self.listeners.append(self.alarms.heard)
 
@@ -100,7 +104,7 @@ class Box:
             committing = asyncio.create_task(self.batcher.run(), name="batcher")
             sending = asyncio.create_task(self.uplink.run(), name="uplink")
             try:
-                self._own = await self.stamper([ALARM])
+                self._own = await self.stamper([ALARM, HEALTH])
                 self.alarms.apply(self.config.alarms, self.config.devices)
                 await together(
                     {
@@ -111,6 +115,7 @@ class Box:
                         "remote": self._remote.run(),
                         "devices": self.devices.run(self.config.devices),
                         "alarms": self.alarms.run(self.devices.supervisors),
+                        "health": self._health.run(),
                         "hotplug": HotPlug(self.devices, self.lines).run(),
                         "outside": self._outside.run(),
                         "service": self._service.run([committing, sending]),

@@ -1,0 +1,98 @@
+"""A box tells its health: one row a minute, small, and null where it cannot know."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from trisense.core.model import Batch, BatchClass, ClockState, Counters, Sample, batch_hash
+from trisense.core.wire import Header, pack
+from trisense.drivers import Observed
+from trisense.edge import health as health_module
+from trisense.edge.clock import SystemClock
+from trisense.edge.config import load
+from trisense.edge.health import HEALTH, HealthTeller, health_values
+from trisense.edge.runtime import Box
+from trisense.edge.spool import Spool
+from trisense.edge.status.model import Status
+
+
+@pytest.fixture
+def box_file(tmp_path: Path) -> Path:
+    file = tmp_path / "box.toml"
+    file.write_text(
+        '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 9\n'
+        '[[device]]\nname = "dust"\ndriver = "plantower"\nline = "serial:///dev/no-such-port"\n'
+        '[[alarm]]\nname = "failing"\nkind = "threshold"\ndevice = "box"\nfield = "devices_failing"\n'
+        'unit = "{device}"\nabove = 0\n'
+    )
+    return file
+
+
+async def test_a_box_tells_its_health_and_rules_may_watch_it(
+    box_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health_module, "HEALTH_S", 0.05)
+    box, stop = Box(load(box_file)), asyncio.Event()
+
+    def heard(sample: Sample) -> None:
+        if sample.stream.measurement == "alarm" and "raised" in sample.values:
+            stop.set()
+
+    box.listeners.append(heard)
+    await asyncio.wait_for(box.run(stop), 20)
+    with Spool(box_file.with_name("spool.db"), SystemClock()) as spool:
+        batches = [b for _, b in spool.load([h.id for h in spool.heads(BatchClass.DATA)])]
+    rows = [s.values for b in batches for s in b.samples if s.stream == HEALTH]
+    row = dict(zip([f.name for f in HEALTH.fields], rows[-1], strict=True))
+    assert (row["devices_good"], row["devices_failing"]) == (0, 1)
+    assert row["bus_load"] is None
+    assert isinstance(row["memory"], int)
+    assert row["memory"] > 10e6
+    assert isinstance(row["disk_free"], int)
+    assert row["disk_free"] > 0
+
+
+async def picture(box_file: Path) -> Status:
+    box = Box(load(box_file))
+    return await box._outside.gatherer.status()
+
+
+async def test_bytes_are_of_the_day_by_utc(box_file: Path) -> None:
+    now = await picture(box_file)
+    told: list[Observed] = []
+
+    async def once(payload_bytes: int, day: int) -> object:
+        nonlocal now
+        link = now.link.model_copy(update={"payload_bytes": payload_bytes})
+        clock = now.clock.model_copy(update={"now_ns": day * 86_400 * 10**9 + 1})
+        now = now.model_copy(update={"link": link, "clock": clock})
+        await teller.once()
+        return told[-1].values["sent_today"]
+
+    async def ask() -> Status:
+        return now
+
+    teller = HealthTeller(ask, told.extend, alarms_active=lambda: 0)
+    assert [await once(100, 20_000), await once(150, 20_000)] == [100, 150]
+    assert [await once(170, 20_001), await once(300, 20_001)] == [0, 130]
+
+
+async def test_an_hour_of_health_takes_little(box_file: Path) -> None:
+    values = health_values(await picture(box_file), alarms_active=0, sent_today_bytes=0)
+    samples = tuple(
+        Sample(
+            HEALTH,
+            (1_780_000_000 + 60 * minute) * 10**9,
+            tuple(
+                v + 7919 * minute % 10_000 if isinstance(v := values[f.name], int) and v > 10_000 else v
+                for f in HEALTH.fields
+            ),
+            quality=tuple((i, 9) for i, f in enumerate(HEALTH.fields) if values[f.name] is None),
+        )
+        for minute in range(60)
+    )
+    batch = Batch(1, 0, BatchClass.DATA, ClockState(), samples, batch_hash(samples))
+    payload = pack(Header("kx-001", "kx", Counters(1, 1, 0, 60)), [batch])
+    assert len(payload) / 60 < 25
