@@ -32,7 +32,7 @@ EXTRAS = {
 SUMMARIES = {
     "demo": "A whole city in a box on this machine: devices, boxes, broker, gateway, page.",
     "edge": "Run or check a field box.",
-    "gateway": "Run or check the gateway, look into its quarantine.",
+    "gateway": "Run or check the gateway, look into its quarantine, reach its boxes.",
     "top": "Watch the box on this machine live.",
     "tap": "Follow the samples of the box on this machine.",
     "bus": "Predict the load of Modbus lines.",

@@ -7,7 +7,7 @@ sizes, a fixed vocabulary. Nothing in here names code to run or a place to fetch
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Final, Literal, TypeVar, get_args
+from typing import Annotated, Final, Literal, TypeVar, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic import Field as Constrained
@@ -17,6 +17,7 @@ from trisense.core.errors import Mistake, RemoteError
 from trisense.core.logs import Level
 
 __all__ = [
+    "COMMANDS",
     "COMMAND_BYTES",
     "CONTENT_BYTES",
     "LIST_MAX",
@@ -41,6 +42,7 @@ __all__ = [
     "ShowConfig",
     "Snapshot",
     "Verb",
+    "arguments_of",
     "check_content",
     "command_of",
     "content_hash",
@@ -254,9 +256,18 @@ def content_hash(content: str) -> str:
 
 
 _COMMAND: Final[TypeAdapter[Command]] = TypeAdapter(Annotated[Command, Constrained(discriminator="verb")])
-_MODELS: Final = {get_args(model.model_fields["verb"].annotation)[0]: model for model in get_args(Command)}
+COMMANDS: Final[dict[str, type[Command]]] = {
+    get_args(model.model_fields["verb"].annotation)[0]: model for model in get_args(Command)
+}
+"""The form of each verb's command."""
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def arguments_of(command: type[Command]) -> list[str]:
+    """Names of the arguments of a command, in their order."""
+    arguments = command.model_fields["arguments"].annotation
+    return list(getattr(arguments, "model_fields", ()))
 
 
 def command_of(payload: bytes) -> Command:
@@ -337,8 +348,7 @@ def _known(error: ValidationError) -> str:
     """The arguments of the verb that was asked for, where one of them was wrong."""
     for item in error.errors(include_url=False, include_input=False):
         verb = item["loc"][0] if item["loc"] else None
-        model: Any = _MODELS.get(verb)
+        model = COMMANDS.get(str(verb))
         if model is not None and "arguments" in item["loc"]:
-            arguments = model.model_fields["arguments"].annotation.model_fields
-            return f"; arguments of {verb}: {', '.join(arguments) or 'none'}"
+            return f"; arguments of {verb}: {', '.join(arguments_of(model)) or 'none'}"
     return ""

@@ -1,4 +1,4 @@
-"""``trisense gateway``: run, check, quarantine."""
+"""``trisense gateway``: run, check, quarantine; what is for one box is in ``remote_commands``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from typing import Annotated
 import typer
 from trisense.core import logs
 from trisense.core.cli import cannot
+from trisense.gateway import remote_commands
 from trisense.gateway.config import check_secrets, load
 from trisense.gateway.quarantine import Quarantine
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Run or check the gateway, look into its quarantine.")
+app = typer.Typer(no_args_is_help=True, help="Run or check the gateway, reach its boxes.")
 quarantine = typer.Typer(no_args_is_help=True, help="What the gateway refused, and why.")
 app.add_typer(quarantine, name="quarantine")
+app.add_typer(remote_commands.app)
 
 ConfigPath = Annotated[Path, typer.Argument(help="The gateway's TOML file.", metavar="CONFIG")]
 AsJson = Annotated[bool, typer.Option("--json", help="For a program.")]

@@ -22,7 +22,7 @@ from trisense.core.remote import (
 )
 from trisense.edge.config import BoxConfig, load
 from trisense.edge.devices import DeviceSet
-from trisense.edge.remote.checking import fixed_mistakes, from_afar
+from trisense.edge.remote.checking import from_afar, needs_restart
 from trisense.edge.remote.difference import difference
 from trisense.edge.remote.keeper import Keeper
 from trisense.edge.remote.reporter import Reporter
@@ -38,6 +38,8 @@ LOOK_S: Final = 0.25
 SETTLE_S: Final = 15.0
 """After its start a box waits so long, before a change, for devices that have neither worked nor failed
 yet: what they did before is the measure of what they do after it."""
+STEADY_S: Final = 2.0
+"""So long nothing may speak against a change before it counts as good."""
 ASK_AGAIN_S: Final = 5.0
 WAITING_MAX: Final = 8
 """Configurations that wait; at the limit the oldest goes (``drop_oldest``)."""
@@ -98,7 +100,7 @@ class Changes:
                 raise RemoteError("invalid", str(error)) from error
             if local.text == self._keeper.local.text:
                 return False
-            fixed = [str(mistake) for mistake in fixed_mistakes(self._keeper.local, local)]
+            fixed = [str(mistake) for mistake in needs_restart(self._keeper.local, local)]
             if fixed:
                 raise RemoteError("cannot", "restart the box for this: " + "; ".join(fixed))
             await self._box.apply(local)
@@ -186,13 +188,16 @@ class Changes:
         judge = Trial(before, self._box.devices, health_s)
         asking = [asyncio.create_task(self._ask(supervisor)) for supervisor in judge.to_ask()]
         until_s = time.monotonic() + health_s
+        well_since_s: float | None = None
         try:
             while True:
                 complaints = judge.complaints()
                 told, on = self._reporter.told
                 if told is not trial or on < connection:
                     complaints.append("the broker has not acknowledged the report")
-                if not complaints or time.monotonic() >= until_s:
+                now_s = time.monotonic()
+                well_since_s = None if complaints else well_since_s or now_s
+                if now_s >= until_s or (well_since_s is not None and now_s - well_since_s >= STEADY_S):
                     return complaints
                 await asyncio.sleep(LOOK_S)
         finally:

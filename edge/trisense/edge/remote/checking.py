@@ -7,18 +7,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from trisense.core.config import parse_toml
+from pydantic import ValidationError
+from trisense.core.config import ConfigModel, parse_toml
 from trisense.core.errors import ConfigError, Mistake
 from trisense.edge.config import BoxConfig, checked
 
-__all__ = ["fixed_mistakes", "from_afar"]
+__all__ = ["from_afar", "needs_restart"]
 
 CHANGEABLE: Final = frozenset({"box", "mqtt", "link", "log", "device", "alarm"})
 """Tables that may differ from the box's own file. Any other is the deployer's: where the disk is, what
 listens, what may be done from afar. Of ``[box]`` the id and the site are."""
-NO_TABLES: Final = frozenset({"path", "hash", "text", "devices"})
-"""What a configuration holds beside its tables."""
-HERE: Final = "what the box has: set it on the box"
+BOX_FIXED: Final = ("id", "site")
+
+Tables = Mapping[str, Any]
 
 
 def from_afar(local: BoxConfig, content: str) -> BoxConfig:
@@ -35,38 +36,52 @@ def from_afar(local: BoxConfig, content: str) -> BoxConfig:
     for name, table in own.items():
         if name not in CHANGEABLE:
             tables.setdefault(name, table)
-    found = list(_files(tables, _named(own), local.path.resolve().parent))
+    found = [
+        *_fixed(local, own, tables),
+        *_files(tables, frozenset(name for _, name in _secrets(own)), local.path.resolve().parent),
+    ]
     try:
         config = checked(local.path, content, tables)
     except ConfigError as error:
         raise ConfigError(error.file, [*error.mistakes, *found]) from error
-    found += fixed_mistakes(local, config)
     if found:
         raise ConfigError(str(local.path), found)
     return config
 
 
-def fixed_mistakes(here: BoxConfig, config: BoxConfig) -> Iterator[Mistake]:
-    """What ``config`` would change that only a restart with the box's own file can."""
-    for name in ("id", "site"):
-        if getattr(config.box, name) != getattr(here.box, name):
-            yield Mistake(
-                f"box.{name}",
-                f"{getattr(here.box, name)!r}: set it on the box",
-                repr(getattr(config.box, name)),
-            )
-    for field in fields(config):
-        if field.name in CHANGEABLE | NO_TABLES or field.name.rstrip("s") in CHANGEABLE:
+def needs_restart(before: BoxConfig, after: BoxConfig) -> list[Mistake]:
+    """What a box that works by ``before`` cannot take over from ``after`` without a restart."""
+    own, tables = parse_toml(before.path, before.text), parse_toml(after.path, after.text)
+    return list(_fixed(before, own, tables))
+
+
+def _fixed(here: BoxConfig, own: Tables, tables: Tables) -> Iterator[Mistake]:
+    """What differs in tables that are the deployer's."""
+    for key in BOX_FIXED:
+        mine, theirs = getattr(here.box, key), _table(tables, "box").get(key, "nothing")
+        if theirs != mine:
+            yield Mistake(f"box.{key}", f"{mine!r}, else set it on the box", repr(theirs))
+    for field in fields(here):
+        table = getattr(here, field.name)
+        if field.name in CHANGEABLE or not isinstance(table, ConfigModel):
             continue
-        mine, theirs = getattr(here, field.name), getattr(config, field.name)
-        if mine == theirs:
-            continue
-        for key in type(mine).model_fields:
+        try:
+            theirs = type(table).model_validate(_table(tables, field.name))
+        except ValidationError:
+            continue  # the checker tells it better
+        mine = type(table).model_validate(_table(own, field.name))
+        for key in type(table).model_fields:
             if getattr(mine, key) != getattr(theirs, key):
-                yield Mistake(f"{field.name}.{key}", HERE, repr(getattr(theirs, key)))
+                shown = repr(_table(tables, field.name).get(key))
+                yield Mistake(f"{field.name}.{key}", "what the box has: set it on the box", shown)
 
 
-def _files(tables: Mapping[str, Any], known: frozenset[str], folder: Path) -> Iterator[Mistake]:
+def _table(tables: Tables, name: str) -> Tables:
+    table = tables.get(name)
+    return table if isinstance(table, Mapping) else {}
+
+
+def _files(tables: Tables, known: frozenset[str], folder: Path) -> Iterator[Mistake]:
     """Files with secrets that are not where the deployer put such files.
 
     Otherwise whoever may push a configuration could have any file of the box sent as a password.
@@ -78,10 +93,6 @@ def _files(tables: Mapping[str, Any], known: frozenset[str], folder: Path) -> It
             yield Mistake(
                 where, f"a file that the box's own configuration names, or one in {folder}", repr(name)
             )
-
-
-def _named(tables: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(name for _, name in _secrets(tables))
 
 
 def _secrets(value: object, where: str = "") -> Iterator[tuple[str, str]]:

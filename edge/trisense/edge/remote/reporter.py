@@ -39,8 +39,9 @@ class Reporter:
 
     def say(self, report: Reported) -> None:
         """Replace the report; a box without a link tells the newest when it has one."""
-        log.info("configuration", state=report.state, running=report.running[:16], why=report.reason or None)
-        self.report = report
+        if self.report is None or report != self.report.model_copy(update={"since": report.since}):
+            log.info("configuration", state=report.state, running=report.running[:16], why=report.reason)
+            self.report = report
         self._news.set()
 
     async def answer(self, report: Reported) -> None:

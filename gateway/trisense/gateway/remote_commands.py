@@ -1,0 +1,246 @@
+"""``trisense gateway command``, ``config`` and ``replay``: a box at arm's length."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import typer
+from pydantic import ValidationError
+from trisense.core.cli import cannot
+from trisense.core.config import mistakes_of, parse_toml, read_text
+from trisense.core.errors import RemoteError
+from trisense.core.model import BOX_ID
+from trisense.core.remote import (
+    COMMANDS,
+    VERBS,
+    Command,
+    Desired,
+    Replay,
+    Reply,
+    Reported,
+    ShowConfig,
+    Span,
+    arguments_of,
+    check_content,
+    content_hash,
+)
+from trisense.gateway import remote
+from trisense.gateway.config import GatewayConfig, load
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+ConfigPath = Annotated[Path, typer.Argument(help="The gateway's TOML file.", metavar="CONFIG")]
+BoxName = Annotated[str, typer.Argument(help="Id of the box.", metavar="BOX")]
+AsJson = Annotated[bool, typer.Option("--json", help="For a program.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.1, max=86_400, help="Seconds to wait for the box.")
+]
+SHOW_S: Final = 20.0
+
+T = TypeVar("T")
+
+
+@app.command("command")
+def command(
+    config: ConfigPath,
+    box: BoxName,
+    verb: Annotated[str, typer.Argument(help=f"One of {', '.join(VERBS)}.", metavar="VERB")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="In order, or as NAME=VALUE.", metavar="[ARGUMENT]...")
+    ] = None,
+    *,
+    timeout_s: Timeout = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Have a box do something now, and show its reply.
+
+    read DEVICE: its samples. snapshot CAMERA: a picture, which travels as all do; the reply tells its id.
+    restart DEVICE. log-level LEVEL [MINUTES]: the configured one comes back after 15 minutes, or as many.
+    replay [SINCE [UNTIL]]. reload: the box's own file. show-config: what it runs.
+
+    Exit codes: 0 done, 1 the box did not do it, 2 no answer. A box may allow fewer verbs, see [remote] there.
+    """
+    settings = _settings(config, box)
+    reply = _run(remote.ask(settings, box, _command(verb, arguments or [], timeout_s), timeout_s=timeout_s))
+    _show(reply, as_json=as_json)
+
+
+@app.command("replay")
+def replay(
+    config: ConfigPath,
+    box: BoxName,
+    *,
+    since: Annotated[str | None, typer.Option(help="ISO 8601; UTC where it names no zone.")] = None,
+    until: Annotated[str | None, typer.Option(help="As --since.")] = None,
+    timeout_s: Timeout = 120.0,
+    as_json: AsJson = False,
+) -> None:
+    """Have a box send again what it still keeps, to fill a store that was restored.
+
+    What the gateway has already it stores no second time. Exit codes: 0 done, 1 the box did not do it,
+    2 no answer.
+    """
+    settings = _settings(config, box)
+    span = Span(since=_time("--since", since), until=_time("--until", until))
+    asked = Replay(deadline=_deadline(timeout_s), arguments=span)
+    reply = _run(remote.ask(settings, box, asked, timeout_s=timeout_s))
+    if as_json or not reply.ok or reply.result is None:
+        _show(reply, as_json=as_json)
+    else:
+        horizon = reply.result.get("horizon")
+        kept = (
+            f"what was receipted it keeps from {horizon}" if horizon else "it keeps none that was receipted"
+        )
+        typer.echo(f"{box}: {reply.result.get('batches')} batches go again; {kept}")
+
+
+@app.command("config")
+def config_(
+    config: ConfigPath,
+    box: BoxName,
+    file: Annotated[
+        Path | None, typer.Argument(help="TOML file for the box; none: show what it runs.", metavar="[FILE]")
+    ] = None,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Mistakes and difference; nothing changes, nothing is kept.")
+    ] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until the box has settled.")] = True,
+    again: Annotated[bool, typer.Option("--again", help="Try one again that the box has given up.")] = False,
+    health_s: Annotated[
+        float | None,
+        typer.Option("--health", min=5, max=3600, help="Seconds it has to prove itself; else the box's own."),
+    ] = None,
+    timeout_s: Timeout = 300.0,
+    as_json: AsJson = False,
+) -> None:
+    """Give a box another configuration, or show what it runs.
+
+    The box checks it, tries it, and goes back by itself unless it proves healthy in time: connected, and each
+    device at work that worked before. An offline box gets it when it comes back.
+
+    Exit codes: 0 it runs (or: no mistakes, or: left at the broker), 1 rejected, rolled back or overruled by
+    the box's own file, 2 no answer.
+    """
+    settings = _settings(config, box)
+    if file is None:
+        _show_config(settings, box)
+        return
+    desired = _desired(file, box, dry_run=dry_run, again=again, health_s=health_s)
+    if not (wait or dry_run):
+        _run(remote.leave(settings, box, desired))
+        typer.echo(f"{box}: left at the broker, {desired.hash[:16]}")
+        return
+
+    def tell(reported: Reported) -> None:
+        if not as_json:
+            typer.echo(_said(box, reported), err=reported.state in ("checking", "trial"))
+
+    reported = _run(remote.follow(settings, box, desired, timeout_s=timeout_s, tell=tell))
+    if as_json:
+        typer.echo(reported.model_dump_json(indent=1))
+    raise typer.Exit(0 if reported.state in ("running", "checked") else 1)
+
+
+def _settings(config: Path, box: str) -> GatewayConfig:
+    if not BOX_ID.fullmatch(box):
+        cannot(f"BOX: expected an id of the form {BOX_ID.pattern}, got {box!r}")
+    return load(config)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+def _deadline(timeout_s: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=timeout_s)
+
+
+def _command(verb: str, arguments: list[str], timeout_s: float) -> Command:
+    form = COMMANDS.get(verb)
+    if form is None:
+        cannot(f"VERB: expected one of {', '.join(VERBS)}, got {verb!r}")
+    names = arguments_of(form)
+    given: dict[str, str] = {}
+    for name, argument in zip([*names, *[""] * len(arguments)], arguments, strict=False):
+        key, equals, value = argument.partition("=")
+        if equals and key in names:
+            given[key] = value
+        elif name:
+            given[name] = argument
+        else:
+            cannot(
+                f"{verb}: expected at most {len(names)} arguments ({', '.join(names) or 'none'}), got more"
+            )
+    body = {"verb": verb, "deadline": _deadline(timeout_s).isoformat(), "arguments": given}
+    try:
+        return form.model_validate_strings(body, strict=False)
+    except ValidationError as error:
+        cannot("; ".join(str(mistake) for mistake in mistakes_of(error)))
+
+
+def _show(reply: Reply, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(reply.model_dump_json(indent=1))
+    elif reply.error is not None:
+        typer.echo(f"not done: {reply.error.reason}: {reply.error.detail}", err=True)
+    else:
+        typer.echo(json.dumps(reply.result, indent=1, ensure_ascii=False) if reply.result else "done")
+    raise typer.Exit(0 if reply.ok else 1)
+
+
+def _show_config(settings: GatewayConfig, box: str) -> None:
+    reply = _run(remote.ask(settings, box, ShowConfig(deadline=_deadline(SHOW_S)), timeout_s=SHOW_S))
+    if reply.result is None:
+        _show(reply, as_json=False)
+        return
+    sys.stdout.write(str(reply.result.get("content", "")))
+
+
+def _desired(file: Path, box: str, *, dry_run: bool, again: bool, health_s: float | None) -> Desired:
+    content = read_text(file)
+    named = parse_toml(file, content).get("box")
+    told = named.get("id") if isinstance(named, dict) else None
+    if told != box:
+        cannot(f"{file}: box.id: expected {box!r}, got {told!r}")
+    desired = Desired(
+        hash=content_hash(content),
+        content=content,
+        health_s=health_s,
+        dry_run=dry_run,
+        attempt=int(time.time()) if again else 0,
+    )
+    try:
+        check_content(desired)
+    except RemoteError as error:
+        cannot(f"{file}: {error.detail}")
+    return desired
+
+
+def _said(box: str, reported: Reported) -> str:
+    lines = [
+        f"{box}: {reported.state.replace('_', ' ')}" + (f": {reported.reason}" if reported.reason else "")
+    ]
+    lines += [f"  {m.where}: expected {m.expected}, got {m.got}" for m in reported.mistakes]
+    if reported.difference is not None and reported.state in ("checked", "checking"):
+        lines += [f"  {line}" for line in reported.difference.summary or ["nothing changes"]]
+    return "\n".join(lines)
+
+
+def _time(option: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        cannot(f"{option}: expected a time such as 2026-11-23T08:00, got {text!r}")
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
