@@ -80,7 +80,9 @@ def test_a_time_that_could_not_be_trusted_says_so_in_the_store(
 ) -> None:
     clocks = [ClockState(True, 3), ClockState(False, None), ClockState(False, 1500)]
     batches = [
-        box.cut([Sample(weather, t0_ns + index * 1_000_000, (1.0, 2.0, 3, "x"), quality=((0, 4),))], clock=clock)
+        box.cut(
+            [Sample(weather, t0_ns + index * 1_000_000, (1.0, 2.0, 3, "x"), quality=((0, 4),))], clock=clock
+        )
         for index, clock in enumerate(clocks)
     ]
     deliver(intake, box.send(*batches))
