@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import struct
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import structlog
 from trisense.core.errors import SpoolError, SpoolLocked
 from trisense.edge.spool.model import epoch_name, epoch_number
 from trisense.edge.spool.rows import checksum
+from trisense.edge.spool.wal import marked_commits
 
 __all__ = [
     "AGE_NEVER_NS",
@@ -58,9 +58,6 @@ CHECKPOINT_PAGES: Final = 256
 CHECKED_BYTES: Final = 64 * 1024 * 1024
 """Largest file that is read whole at the start, indexes and all; an SD card gives about 30 MB a second."""
 CORRUPT_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-
-WAL_HEAD: Final = struct.Struct(">III I 8s 8s")
-WAL_FRAME: Final = struct.Struct(">II 8s 8s")
 
 # The indexes repeat the cells that their conditions name: queries then believe them, not the row, and a
 # bit that flips in the row cannot hide it.
@@ -250,14 +247,13 @@ def lock(path: Path) -> int:
 def connect(path: Path, *, max_bytes: int) -> tuple[sqlite3.Connection, bool]:
     """Open the file, laying it out when it is new, and look whether it is whole.
 
-    The second value tells whether commits at the end of the WAL were lost: at a damaged frame SQLite
-    takes that frame and all behind it for a commit that was never finished, and says nothing.
+    The second value tells whether commits at the end of the WAL were lost to damage.
 
     Raises:
         sqlite3.DatabaseError: with a code of ``CORRUPT_CODES`` where it is damaged.
         SpoolError: it belongs to another program or a newer version.
     """
-    committed = _wal_frames(path.with_name(path.name + "-wal"))
+    committed = marked_commits(path.with_name(path.name + "-wal"))
     db = sqlite3.connect(path, isolation_level=None, timeout=10)
     db.text_factory = lambda text: text.decode("utf-8", "replace")  # a checksum finds damage, no codec
     try:
@@ -279,31 +275,6 @@ def connect(path: Path, *, max_bytes: int) -> tuple[sqlite3.Connection, bool]:
         db.close()
         raise
     return db, recovered < committed
-
-
-def _wal_frames(wal: Path) -> int:
-    """Frames up to the last commit in a WAL, going by its marks alone and not by its checksums.
-
-    Format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log; frames left from before the
-    last reset carry older salts.
-    """
-    last_commit = 0
-    try:
-        with wal.open("rb") as file:
-            head = file.read(WAL_HEAD.size)
-            if len(head) < WAL_HEAD.size:
-                return 0
-            _, _, page_bytes, _, salts, _ = WAL_HEAD.unpack(head)
-            frame = 0
-            while len(mark := file.read(WAL_FRAME.size)) == WAL_FRAME.size:
-                frame += 1
-                _, size_after_commit, frame_salts, _ = WAL_FRAME.unpack(mark)
-                if frame_salts == salts and size_after_commit:
-                    last_commit = frame
-                file.seek(page_bytes, os.SEEK_CUR)
-    except FileNotFoundError:
-        return 0
-    return last_commit
 
 
 def _lay_out(db: sqlite3.Connection, path: Path) -> None:

@@ -13,6 +13,7 @@ from trisense.edge.ordinals import Ordinals
 
 __all__ = [
     "DAMAGED",
+    "KINDS",
     "REFUSED",
     "STORED",
     "WAITING",
@@ -31,6 +32,13 @@ __all__ = [
 
 WAITING, STORED, REFUSED, DAMAGED = range(4)
 """Column ``settled`` of a batch: no receipt, receipted as stored, as refused; damaged and declared lost."""
+KINDS: Final = {
+    "media": (BatchClass.MEDIA, False),
+    "preview": (BatchClass.DATA, True),
+    "data": (BatchClass.DATA, False),
+    "alarm": (BatchClass.ALARM, False),
+}
+"""What people call the batches, by class and whether a preview, in the order in which they are dropped."""
 LOSS_NAMES: Final = tuple(field.name for field in LOSS.fields)
 
 
@@ -46,6 +54,8 @@ class SpoolOptions:
     """How long receipted batches are kept while the box runs, so that a restored store can be refilled."""
     ballast_bytes: int = 4 << 20
     """Room set aside on the disk for the moment when it is full."""
+    salvage_s: float = 10.0
+    """Longest time spent on reading a damaged file: a box must go on sensing."""
 
 
 @dataclass(frozen=True, slots=True)

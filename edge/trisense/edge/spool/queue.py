@@ -251,16 +251,38 @@ class Spool:
         """
         if self._ballast.load():
             self._cap(grow=True)
-        keep_ns = int(self._options.keep_s * 1e9)
 
         def work() -> int:
-            old = self._shelf.old(keep_ns, TIDY_BATCHES)
-            self._shelf.delete_kept(old)
+            count = self._forget(self._options.keep_s)
             self._shelf.books.forget_drained(EPOCHS_KEPT, self.epoch)
             self._shelf.none_hidden()
-            return len(old)
+            return count
 
         return self._durably(work)
+
+    def trim(self, older_s: float = 0.0) -> int:
+        """Delete what was receipted longer ago than that, in running time; gives how many batches."""
+        count = 0
+        while old := self._durably(lambda: self._forget(older_s)):
+            count += old
+        return count
+
+    def _forget(self, older_s: float) -> int:
+        old = self._shelf.old(int(older_s * 1e9), TIDY_BATCHES)
+        self._shelf.delete_kept(old)
+        return len(old)
+
+    def give_up(self, batch_class: BatchClass, before_ns: int, reason: str, *, preview: bool = False) -> int:
+        """Drop and declare what was committed before that and waits; gives how many batches."""
+        count = 0
+        while part := self._durably(lambda: self._give_up(batch_class, before_ns, reason, preview)):
+            count += part
+        return count
+
+    def _give_up(self, batch_class: BatchClass, before_ns: int, reason: str, preview: bool) -> int:
+        heads = room.waiting_before(self._shelf, batch_class, before_ns, preview=preview)
+        self._shelf.drop(heads, reason)
+        return len(heads)
 
     # --- reading ---
 
@@ -319,14 +341,14 @@ class Spool:
             batch = self._shelf.batch(row)
             if batch is None:
                 self._shelf.doubt(row)
-                self._condemn(row.id)
+                self.condemn(row.id)
                 continue
             kind, preview = batch.batch_class, bool(row.preview)
             head = Head(identity, batch.epoch, row.seq, kind, row.samples, row.size_bytes, preview)
             found.append((head, batch))
         return found
 
-    def _condemn(self, identity: int) -> None:
+    def condemn(self, identity: int) -> None:
         """Mark a damaged row, keep its bytes for a look, and declare what it held."""
         log.error("spool_row_damaged", id=identity)
 
@@ -404,6 +426,14 @@ class Spool:
 
     # --- damage ---
 
+    def rebuild(self, why: str) -> None:
+        """Put the file aside and carry over into a new one what is whole, as after damage.
+
+        Raises:
+            SpoolError: the disk does not allow it.
+        """
+        self._start_afresh(why)
+
     def _start_afresh(self, why: str) -> None:
         """Put a damaged file aside, begin a new one, and carry over what can be read in time.
 
@@ -419,7 +449,7 @@ class Spool:
             self._let_go()
             aside = files.set_aside(self.path)
             log.error("spool_damaged", path=str(self.path), why=why)
-            salvage = Salvage(aside)
+            salvage = Salvage(aside, limit_s=self._options.salvage_s)
             self._connection, _ = files.connect(self.path, max_bytes=self._options.max_bytes)
             salvage.run(self._db)
             self._shelf = Shelf(self._db, self._clock)

@@ -14,10 +14,11 @@ from typing import Final
 import structlog
 from trisense.core.model import BatchClass
 from trisense.edge.spool.file import AGE_NEVER_NS
-from trisense.edge.spool.model import Head, SpoolOptions
+from trisense.edge.spool.model import KINDS, Head, SpoolOptions
+from trisense.edge.spool.reading import committed_ns
 from trisense.edge.spool.shelf import WAITING_FINAL, WAITING_OPEN, Shelf
 
-__all__ = ["Ballast", "over_quota", "to_drop", "to_forget"]
+__all__ = ["Ballast", "over_quota", "to_drop", "to_forget", "waiting_before"]
 
 log = structlog.get_logger(__name__)
 
@@ -27,13 +28,6 @@ ROUND_PART: Final = 200
 """And at least this part of the file, or of a quota."""
 ROUND_BATCHES: Final = 5000
 """But no more batches than a commit can wait for."""
-DROP_ORDER: Final = (
-    (BatchClass.MEDIA, False),
-    (BatchClass.DATA, True),
-    (BatchClass.DATA, False),
-    (BatchClass.ALARM, False),
-)
-"""Classes, and whether previews, in the order in which they go."""
 REPLAYED: Final = f"INDEXED BY replayed WHERE settled = 0 AND age_ns > {AGE_NEVER_NS} ORDER BY id LIMIT ?"
 OF_CLASS: Final = "AND class = ? AND preview = ? ORDER BY id LIMIT ?"
 
@@ -50,7 +44,7 @@ def to_drop(shelf: Shelf, file_bytes: int) -> list[Head]:
     replayed = shelf.heads(REPLAYED, ROUND_BATCHES, up_to_bytes=goal_bytes)
     if replayed:
         return replayed
-    for batch_class, preview in DROP_ORDER:
+    for batch_class, preview in KINDS.values():
         oldest = _oldest(shelf, batch_class, preview=preview, goal_bytes=goal_bytes)
         if oldest:
             return oldest
@@ -76,6 +70,15 @@ def _oldest(shelf: Shelf, batch_class: BatchClass, *, preview: bool, goal_bytes:
     return shelf.heads(f"{WAITING_FINAL} {OF_CLASS}", *arguments, up_to_bytes=goal_bytes) or shelf.heads(
         f"{WAITING_OPEN} {OF_CLASS}", *arguments, up_to_bytes=goal_bytes
     )
+
+
+def waiting_before(shelf: Shelf, batch_class: BatchClass, before_ns: int, *, preview: bool) -> list[Head]:
+    """Some of the batches of a class that were committed before that and wait, oldest first."""
+    return [
+        head
+        for head in _oldest(shelf, batch_class, preview=preview, goal_bytes=ROUND_BYTES)
+        if committed_ns(shelf.db, head.id) < before_ns
+    ]
 
 
 def _round_bytes(file_bytes: int) -> int:

@@ -29,8 +29,6 @@ log = structlog.get_logger(__name__)
 
 Row = TypeVar("Row", EpochRow, StreamRow)
 
-BUDGET_S: Final = 10.0
-"""Longest time spent on it: a box must go on sensing."""
 SLICE: Final = 200
 """Batches of one transaction: what fits is kept when the disk is full before the end."""
 
@@ -42,8 +40,9 @@ class Salvage:
     restored store.
     """
 
-    def __init__(self, damaged: Path) -> None:
+    def __init__(self, damaged: Path, *, limit_s: float) -> None:
         self._damaged = damaged
+        self._limit_s = limit_s
         self.waiting = 0
         """Batches carried over that wait for a receipt."""
         self.kept = 0
@@ -54,7 +53,7 @@ class Salvage:
 
     def run(self, db: sqlite3.Connection) -> None:
         """Fill ``db`` in transactions of its own. Reads what it can; no damage and no full disk stops it."""
-        until = time.monotonic() + BUDGET_S
+        until = time.monotonic() + self._limit_s
         try:
             with contextlib.closing(sqlite3.connect(self._damaged, isolation_level=None)) as old:
                 old.text_factory = lambda text: text.decode("utf-8", "replace")

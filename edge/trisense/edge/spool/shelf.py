@@ -20,6 +20,7 @@ from trisense.edge.spool.books import Books, Epoch
 from trisense.edge.spool.file import AGE_NEVER_NS, BatchRow, damaged, toggle
 from trisense.edge.spool.model import (
     DAMAGED,
+    KINDS,
     LOSS_NAMES,
     REFUSED,
     STORED,
@@ -69,9 +70,8 @@ class Tally:
         return self.waiting.get((batch_class, preview), Held())
 
     def by_name(self) -> dict[str, Held]:
-        """What waits as ``alarm``, ``data``, ``preview`` and ``media``."""
-        named = {of.value: self.held(of) for of in BatchClass}
-        return named | {"preview": self.held(BatchClass.DATA, preview=True)}
+        """What waits, by the names of ``KINDS``."""
+        return {name: self.held(of, preview=preview) for name, (of, preview) in KINDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
