@@ -36,7 +36,6 @@ SUMMARIES = {
     "top": "Watch the box on this machine live.",
     "tap": "Follow the samples of the box on this machine.",
     "spool": "Look into a box's queue on disk, check it, export it, trim it.",
-    "gateway": "Run or check the gateway, look into its quarantine.",
     "bus": "Predict the load of Modbus lines.",
     "driver": "List, show, test or start drivers; decode captured bytes, record a line.",
     "wire": "Measure the wire format on a CSV file, show a bundle.",
