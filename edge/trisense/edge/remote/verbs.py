@@ -28,6 +28,7 @@ from trisense.edge.checking import row_of
 from trisense.edge.config import BoxConfig, Device
 from trisense.edge.devices import DeviceSet
 from trisense.edge.remote.changes import Changes
+from trisense.edge.spool import Spool
 from trisense.edge.spool.thread import SpoolThread
 from trisense.edge.uplink import Uplink
 
@@ -133,9 +134,8 @@ class Verbs:
     async def _replay(self, since: datetime | None, until: datetime | None) -> dict[str, JsonValue]:
         since_ns = limits.TIME_MIN_NS if since is None else _ns(since)
         until_ns = limits.TIME_MAX_NS if until is None else _ns(until)
-        batches, horizon_ns = await self._box.door.run(
-            lambda spool: (spool.replay(since_ns, until_ns), spool.horizon_ns())
-        )
+        horizon_ns = await self._box.door.run(Spool.horizon_ns)  # before: what is replayed counts no more
+        batches = await self._box.door.replay(since_ns, until_ns)
         self._box.uplink.committed(())  # what waits now is not news to the spool alone
         horizon = None if horizon_ns is None else datetime.fromtimestamp(horizon_ns / 1e9, UTC).isoformat()
         return {"batches": batches, "horizon": horizon}
