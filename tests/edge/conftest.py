@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import structlog
 from trisense.core.model import BatchClass, ClockState, Field, FieldType, Layer, Sample, Stream
+from trisense.edge import downlink as downlink_module
 from trisense.edge import link as link_module
 from trisense.edge import outbox as outbox_module
 from trisense.edge import uplink as uplink_module
@@ -220,12 +221,13 @@ def config(tmp_path: Path, broker: Broker) -> BoxConfig:
 
 @pytest.fixture
 async def bench(
-    make_spool: Callable[..., Spool], config: BoxConfig, monkeypatch: pytest.MonkeyPatch
+    make_spool: Callable[..., Spool], config: BoxConfig, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Bench]:
     monkeypatch.setattr(outbox_module, "RESEND_MIN_S", 0.3)
     monkeypatch.setattr(uplink_module, "RECONNECT_S", 0.1)
     monkeypatch.setattr(link_module, "CONNECT_S", 0.5)
+    monkeypatch.setattr(downlink_module, "RUSH_S", 0.1)
     async with SpoolThread(make_spool()) as door:
-        made = Bench(door, config)
+        made = Bench(door, config, clock)
         yield made
         await made.stop()

@@ -15,8 +15,11 @@ from trisense.core.messages import EpochReceipt, GatewayState, State, pack_recei
 from trisense.core.model import Batch
 from trisense.core.topics import Lane
 from trisense.core.wire import unpack
+from trisense.edge.allowance import Allowance
 from trisense.edge.birth import BirthMaker
+from trisense.edge.clock import Clock
 from trisense.edge.config import BoxConfig
+from trisense.edge.daybook import Daybook
 from trisense.edge.downlink import OnMessage
 from trisense.edge.link import Connector
 from trisense.edge.spool import Cut, Head, Spool
@@ -99,6 +102,7 @@ class Bench:
         self,
         door: SpoolThread,
         config: BoxConfig,
+        clock: Clock,
         *,
         topics: Sequence[str] = (),
         on_message: OnMessage | None = None,
@@ -108,7 +112,7 @@ class Bench:
             Connector(BOX, config.mqtt),
             door,
             BirthMaker(config),
-            media_share=0.25,
+            Allowance(config.link, clock, Daybook(config.path.with_name("link"), clock)),
             state=lambda online: State(online=online, boot_id="boot-1", since="2026-01-01T00:00:00+00:00"),
             topics=topics,
             on_message=on_message,

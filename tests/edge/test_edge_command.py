@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trisense.edge.config import BoxTable, LogTable, MqttTable, RemoteTable, SpoolTable, load
+from trisense.edge.config import BoxTable, LinkTable, LogTable, MqttTable, RemoteTable, SpoolTable, load
 from trisense.edge.status.table import StatusTable
 
 ROOT = Path(__file__).parents[2]
@@ -221,6 +221,7 @@ def test_the_sample_loads_and_its_commented_defaults_are_the_codes(tmp_path: Pat
         ("box", BoxTable),
         ("spool", SpoolTable),
         ("mqtt", MqttTable),
+        ("link", LinkTable),
         ("remote", RemoteTable),
         ("status", StatusTable),
         ("log", LogTable),

@@ -18,8 +18,11 @@ from trisense.core.errors import LinkError
 from trisense.core.messages import EpochReceipt, State, pack_receipts
 from trisense.core.wire import unpack
 from trisense.edge import link
+from trisense.edge.allowance import Allowance
 from trisense.edge.birth import BirthMaker
+from trisense.edge.clock import Clock
 from trisense.edge.config import BoxConfig, load
+from trisense.edge.daybook import Daybook
 from trisense.edge.link import Connector
 from trisense.edge.spool import Cut, Spool
 from trisense.edge.spool.thread import SpoolThread
@@ -111,7 +114,7 @@ async def answer(secure: SecureBroker, listening: asyncio.Event) -> None:
 
 
 async def test_a_box_with_its_certificate_is_heard_and_gets_its_receipts(
-    secure: SecureBroker, make_spool: Callable[..., Spool], cut: Callable[..., Cut]
+    secure: SecureBroker, make_spool: Callable[..., Spool], clock: Clock, cut: Callable[..., Cut]
 ) -> None:
     config = box_config(secure)
     listening = asyncio.Event()
@@ -123,7 +126,7 @@ async def test_a_box_with_its_certificate_is_heard_and_gets_its_receipts(
             Connector("kx-001", config.mqtt),
             door,
             BirthMaker(config),
-            media_share=0.25,
+            Allowance(config.link, clock, Daybook(secure.folder / "link", clock)),
             state=lambda _: offline(),
         )
         sending = asyncio.create_task(uplink.run())

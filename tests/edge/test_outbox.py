@@ -22,6 +22,12 @@ def outbox() -> Outbox:
     return Outbox(media_share=0.25)
 
 
+def publish(box: Outbox, pick: Pick, now_s: float) -> None:
+    """Sent, and acknowledged by the broker at once."""
+    box.sent(pick, now_s)
+    box.acknowledged(pick.ids, now_s)
+
+
 def test_data_is_live_for_ten_seconds_and_backlog_after() -> None:
     box = outbox()
     box.committed([head(5)], 100.0)
@@ -33,7 +39,7 @@ def test_data_is_live_for_ten_seconds_and_backlog_after() -> None:
 
 def test_what_is_on_its_way_is_not_ready_until_its_timer_has_run() -> None:
     box = outbox()
-    box.sent(Pick(Lane.BACKLOG, (1, 2)), 0.0)
+    publish(box, Pick(Lane.BACKLOG, (1, 2)), 0.0)
     assert [h.id for h in box.ready(heads(3), 4.9)] == [3]
     due = box.next_due_s([Lane.BACKLOG])
     assert due is not None
@@ -46,7 +52,7 @@ def test_the_timer_doubles_and_follows_the_round_trip() -> None:
     waits = []
     now = 0.0
     for _ in range(9):
-        box.sent(Pick(Lane.ALARM, (1,)), now)
+        publish(box, Pick(Lane.ALARM, (1,)), now)
         due = box.next_due_s([Lane.ALARM])
         assert due is not None
         waits.append(due - now)
@@ -54,7 +60,7 @@ def test_the_timer_doubles_and_follows_the_round_trip() -> None:
     assert all(5 * 2**k <= wait <= 6 * 2**k for k, wait in enumerate(waits[:6]))
     assert waits[-1] <= RESEND_MAX_S * 1.2
 
-    box.sent(Pick(Lane.ALARM, (2,)), now)
+    publish(box, Pick(Lane.ALARM, (2,)), now)
     box.settled([1, 2], now + 10)  # 1 was sent more than once: it measures nothing
     assert box.round_trip_s == 10
     assert box.resend_s() == 40
@@ -68,14 +74,14 @@ def test_a_bundle_that_came_back_is_sent_in_smaller_parts_until_a_batch_is_alone
         ready = box.ready(heads(400), now)
         pick = box.pick(Lane.BACKLOG, ready, limit_bytes=LARGE)
         sizes.append(len(pick.ids))
-        box.sent(pick, now)
+        publish(box, pick, now)
         now = box.next_due_s([Lane.BACKLOG]) or 0.0
         box.forget_due([Lane.MEDIA], now)
         now += 1000
     assert sizes == [400, 64, 64, 64, 64, 64]
 
     for _ in range(3):
-        box.sent(Pick(Lane.BACKLOG, (1, 2)), now)
+        publish(box, Pick(Lane.BACKLOG, (1, 2)), now)
     assert box.pick(Lane.BACKLOG, heads(2), limit_bytes=LARGE).ids == (1,)
 
 
@@ -85,6 +91,34 @@ def test_limits_end_a_bundle_but_one_batch_always_goes() -> None:
     assert box.pick(Lane.MEDIA, [head(1, size=10**6), head(2)], limit_bytes=1000).ids == (1,)
     many = [head(i, samples=4_500) for i in range(5)]
     assert len(box.pick(Lane.BACKLOG, many, limit_bytes=LARGE).ids) == 2
+
+
+def test_a_slow_link_is_no_reason_to_send_twice() -> None:
+    box = outbox()
+    box.sent(Pick(Lane.LIVE, (1,)), 0.0)
+    assert box.ready(heads(1), 60.0) == []
+    box.acknowledged([1], 60.0)
+    assert box.ready(heads(1), 64.9) == []
+    assert box.ready(heads(1), 66.1) != []
+
+
+def test_what_goes_again_is_known_also_on_another_lane() -> None:
+    box = outbox()
+    assert box.sent(Pick(Lane.LIVE, (1,)), 0.0) == 0
+    box.acknowledged([1], 0.0)
+    assert box.forget_due([Lane.LIVE], 7.0)
+    assert box.sent(Pick(Lane.BACKLOG, (1, 2)), 20.0) == 0.5
+
+
+def test_previews_are_no_live_data() -> None:
+    box = outbox()
+    box.committed([Head(1, 7, 1, BatchClass.DATA, 10, 100, preview=True)], 0.0)
+    assert box.live_after(0.0) is None
+
+
+def test_a_bundle_of_the_newest_is_packed_in_the_order_of_time() -> None:
+    newest_first = list(reversed(heads(5)))
+    assert outbox().pick(Lane.BACKLOG, newest_first, limit_bytes=300).ids == (3, 4, 5)
 
 
 def test_a_lost_link_sends_again_at_once_but_what_was_unanswered_at_two_losses_rests() -> None:
@@ -110,14 +144,14 @@ def test_media_and_backlog_share_the_bulk_lane() -> None:
 def test_without_receipts_memory_stays_bounded_and_the_oldest_live_count_as_never_sent() -> None:
     box = outbox()
     for identity in range(ON_THE_WAY + 50):
-        box.sent(Pick(Lane.LIVE, (identity,)), 0.0)
+        publish(box, Pick(Lane.LIVE, (identity,)), 0.0)
     assert not box.has_room()
     assert [h.id for h in box.ready([head(i) for i in range(60)], 0.0)] == list(range(50))
 
 
 def test_what_the_spool_dropped_is_forgotten() -> None:
     box = outbox()
-    box.sent(Pick(Lane.MEDIA, (1,)), 0.0)
+    publish(box, Pick(Lane.MEDIA, (1,)), 0.0)
     box.forget_due([Lane.MEDIA], 100.0)
     assert not box.on_the_way([1])
     assert box.next_due_s([Lane.MEDIA]) is None

@@ -19,7 +19,7 @@ from trisense.edge.spool import Cut
 from .peers import BOX, Bench, Gateway, until
 
 if TYPE_CHECKING:
-    from .conftest import Broker
+    from .conftest import Broker, FakeClock
 
 pytestmark = pytest.mark.peer
 
@@ -47,9 +47,9 @@ def guest() -> Guest:
 
 
 @pytest.fixture
-async def hosting(bench: Bench, config: BoxConfig, guest: Guest) -> AsyncIterator[Bench]:
+async def hosting(bench: Bench, config: BoxConfig, clock: FakeClock, guest: Guest) -> AsyncIterator[Bench]:
     """A bench whose uplink serves the guest too."""
-    made = Bench(bench.door, config, topics=[COMMANDS], on_message=guest.take)
+    made = Bench(bench.door, config, clock, topics=[COMMANDS], on_message=guest.take)
     made.start()
     await until(lambda: made.uplink.connected)
     yield made

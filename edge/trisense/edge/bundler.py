@@ -1,14 +1,13 @@
-"""From picked batches to payloads: load, pack, split, and the rate that says how large one may be."""
+"""From picked batches to payloads: load, pack, split."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import structlog
-from trisense.core import limits
 from trisense.core.errors import WireError
 from trisense.core.model import Batch
 from trisense.core.wire import Header, split
@@ -16,19 +15,9 @@ from trisense.edge.outbox import Pick
 from trisense.edge.spool import Head
 from trisense.edge.spool.thread import SpoolThread
 
-__all__ = ["Ahead", "Bundle", "Bundler", "LinkMeter"]
+__all__ = ["Ahead", "Bundle", "Bundler"]
 
 log = structlog.get_logger(__name__)
-
-BULK_LINK_S: Final = 0.25
-"""Longest time a bulk bundle may keep the link busy."""
-BUNDLE_BYTES: Final = (4 * 1024, limits.PAYLOAD_BYTES * 3 // 4)
-"""Smallest and largest size aimed at for a bulk bundle."""
-RATE_FIRST_BYTES_S: Final = 64 * 1024
-"""Taken for the rate of the link until it is measured: a bad mobile link, so that no bundle is stuck."""
-RATE_FROM_BYTES: Final = 2 * 1024
-"""Smaller bundles say more about the round trip than about the rate of the link."""
-SMOOTH: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,31 +30,6 @@ class Bundle:
     """What its batches take in the spool: what was asked for, to learn from what came out."""
 
 
-class LinkMeter:
-    """What publishes teach: the rate of the link, and how much smaller a batch is on it than in the spool."""
-
-    def __init__(self) -> None:
-        self.rate_bytes_s: float | None = None
-        """Smoothed; None until a bundle was large enough to measure."""
-        self._packed_ratio = 1.0
-
-    def published(self, bundle: Bundle, took_s: float) -> None:
-        """The broker acknowledged ``bundle`` after ``took_s``."""
-        size_bytes = len(bundle.payload)
-        if size_bytes < RATE_FROM_BYTES:
-            return
-        rate = size_bytes / max(took_s, 1e-6)
-        known = self.rate_bytes_s
-        self.rate_bytes_s = rate if known is None else known + SMOOTH * (rate - known)
-        self._packed_ratio += SMOOTH * (size_bytes / max(bundle.spool_bytes, 1) - self._packed_ratio)
-
-    def bulk_spool_bytes(self) -> float:
-        """How much of the spool makes a bulk bundle that the link carries in ``BULK_LINK_S``."""
-        smallest, largest = BUNDLE_BYTES
-        rate = self.rate_bytes_s or RATE_FIRST_BYTES_S
-        return min(max(rate * BULK_LINK_S, smallest), largest) / self._packed_ratio
-
-
 class Bundler:
     """Makes bundles of the batches that the outbox picked."""
 
@@ -74,14 +38,14 @@ class Bundler:
     ) -> None:
         """``given_up`` is told the ids of batches that were declared lost, for nothing can carry them."""
         self.site = site
-        self._box = box
+        self.box = box
         self._spool = spool
         self._given_up = given_up
 
     async def bundles(self, pick: Pick) -> list[Bundle]:
         """Load and pack the batches of ``pick``; empty when none of them can be sent."""
         found, counters = await self._spool.run(lambda spool: (spool.load(pick.ids), spool.counters()))
-        packed = await self._packed(Header(self._box, self.site, counters), found)
+        packed = await self._packed(Header(self.box, self.site, counters), found)
         return [
             Bundle(payload, Pick(pick.lane, tuple(h.id for h in heads)), sum(h.size_bytes for h in heads))
             for payload, heads in packed

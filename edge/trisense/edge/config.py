@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field as Constrained
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 from trisense.core import limits, logs
 from trisense.core.alarms import Rule
 from trisense.core.broker import BrokerTable
@@ -23,10 +23,21 @@ from trisense.core.remote import VERBS, Verb
 from trisense.drivers.registry import driver_class
 from trisense.drivers.sdk import Driver
 from trisense.edge.alarm_tables import alarm_rules, unwatchable
+from trisense.edge.hours import Hours
 from trisense.edge.status.table import StatusTable
 from trisense.edge.treatment import Treatment, ValuesTable, load_certificates, treat, values_of
 
-__all__ = ["BoxConfig", "BoxTable", "Device", "MqttTable", "RemoteTable", "SpoolTable", "checked", "load"]
+__all__ = [
+    "BoxConfig",
+    "BoxTable",
+    "Device",
+    "LinkTable",
+    "MqttTable",
+    "RemoteTable",
+    "SpoolTable",
+    "checked",
+    "load",
+]
 
 Name = Annotated[str, Constrained(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Model = TypeVar("Model", bound=ConfigModel)
@@ -82,12 +93,41 @@ class SpoolTable(ConfigModel):
 
 
 class MqttTable(BrokerTable):
-    """The broker, and how the way to it is shared."""
+    """The broker."""
 
     keepalive_s: Annotated[int, Constrained(ge=5, le=120)] = 30
     """A dead link is noticed after about one and a half times it; the broker we ship takes up to 120 s."""
+
+
+Traffic = Literal["live", "alarms", "nothing"]
+"""What goes on: live data and alarms, alarms only, or nothing, not even the connection."""
+
+
+class LinkTable(ConfigModel):
+    """How the way to the broker is shared, and what it may cost."""
+
+    order: Literal["oldest", "newest"] = "oldest"
+    """Which end of the backlog is sent first; previews go before it in any case."""
+    backlog_share: Annotated[float, Constrained(gt=0, lt=1)] = 0.25
+    """Least part of a busy link, and of ``daily_bytes``, that backlog and pictures get while live data needs
+    all of it."""
     media_share: Annotated[float, Constrained(gt=0, lt=1)] = 0.25
-    """Part of the bulk bytes that pictures may take while a backlog waits too; the rest is the backlog's."""
+    """Part of that which pictures get while a backlog waits too; the rest is the backlog's."""
+    daily_bytes: Annotated[int, Constrained(ge=100_000)] | None = None
+    """Bytes a day, UTC, both ways, with the headers of IP, TCP, TLS and MQTT; none for no limit."""
+    at_limit: Traffic = "alarms"
+    """What goes on when they are spent, until the next day; alarms and signs of life still cost."""
+    hours: tuple[str, ...] = ()
+    """Windows of the day, UTC, in which everything may go, such as "05:00-07:00"; none for always. Always too
+    while the clock cannot be trusted."""
+    outside_hours: Traffic = "live"
+    """What goes on outside them."""
+
+    @field_validator("hours")
+    @classmethod
+    def _windows(cls, hours: tuple[str, ...]) -> tuple[str, ...]:
+        Hours.parse(hours)
+        return hours
 
 
 class RemoteTable(ConfigModel):
@@ -110,6 +150,7 @@ class _File(ConfigModel):
     box: BoxTable
     spool: SpoolTable = SpoolTable()
     mqtt: MqttTable
+    link: LinkTable = LinkTable()
     remote: RemoteTable = RemoteTable()
     status: StatusTable = StatusTable()
     log: LogTable = LogTable()
@@ -148,6 +189,7 @@ class BoxConfig:
     box: BoxTable
     spool: SpoolTable
     mqtt: MqttTable
+    link: LinkTable
     remote: RemoteTable
     status: StatusTable
     log: LogTable
@@ -193,6 +235,7 @@ def checked(path: Path, text: str, tables: Mapping[str, Any]) -> BoxConfig:
         box=whole.box,
         spool=_rooted(whole.spool, folder),
         mqtt=_rooted(whole.mqtt, folder),
+        link=whole.link,
         remote=whole.remote,
         status=_rooted(whole.status, folder),
         log=whole.log,

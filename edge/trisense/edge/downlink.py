@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,10 +11,12 @@ from typing import Final
 
 import aiomqtt
 import structlog
+from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 from trisense.core import topics
 from trisense.core.errors import WireError
 from trisense.core.messages import GatewayState, unpack_receipts
+from trisense.edge.answers import Answers
 from trisense.edge.link import QOS
 from trisense.edge.outbox import Outbox
 from trisense.edge.spool.thread import SpoolThread
@@ -27,21 +30,26 @@ OnMessage = Callable[[str, bytes], Awaitable[None]]
 MAIL_MAX: Final = 64
 """Messages for others that wait; at the limit the oldest goes (``drop_oldest``): of two configurations
 the newer counts, and a command that waited longest is nearest to its deadline."""
+RUSH_S: Final = 10.0
+"""A box begins its bulk at some moment of so many seconds after a gateway's return: all others return too."""
+REFUSED: Final = 128
+"""Answers to a subscription from here on are refusals (MQTT 3.9.3)."""
 
 
 class Wake:
     """What the senders wait for."""
 
     def __init__(self) -> None:
-        self.urgent = asyncio.Event()
-        """Alarms or live data may go."""
+        self.alarm = asyncio.Event()
+        self.live = asyncio.Event()
         self.bulk = asyncio.Event()
         """Backlog or pictures may go."""
         self.answers = asyncio.Event()
         """A receipt came, or a worker spoke."""
 
     def senders(self) -> None:
-        self.urgent.set()
+        self.alarm.set()
+        self.live.set()
         self.bulk.set()
 
 
@@ -89,8 +97,13 @@ class Downlink:
         counts: Counter[str],
         others: Sequence[str],
         mailbox: Mailbox | None,
+        answers: Answers,
     ) -> None:
         """``others`` are topics (wildcards allowed) whose messages go to ``mailbox``."""
+        self.bulk_from_s = 0.0
+        """Monotonic time from which bulk may go, after a gateway's return."""
+        self._answers = answers
+        self._rng = random.Random()  # noqa: S311  # jitter, no secret
         self.workers: dict[str, GatewayState] = {}
         """The gateway's workers by topic, as far as this connection has heard them."""
         self._receipts = topics.receipt(box)
@@ -104,7 +117,10 @@ class Downlink:
     async def subscribe(self, client: aiomqtt.Client) -> None:
         """Ask for everything, and heed what is retained from the first bundle on."""
         wanted = (self._receipts, topics.gateway_state("+"), *self._others)
-        await client.subscribe([(topic, QOS) for topic in wanted])
+        granted: Sequence[int | ReasonCode] = await client.subscribe([(topic, QOS) for topic in wanted])
+        for topic, answer in zip(wanted, granted, strict=True):
+            if (answer if isinstance(answer, int) else answer.value) >= REFUSED:
+                self._ignored("subscriptions_refused", f"the broker refuses {topic}: {answer}")
 
     async def take_waiting(self, client: aiomqtt.Client) -> None:
         """Take what has come so far."""
@@ -117,7 +133,10 @@ class Downlink:
             await self._take(message)
 
     def takes_bulk(self) -> bool:
-        """Some worker is online and gives credit; without a word from any of them too."""
+        """Some worker is online and gives credit; without a word from any of them too.
+
+        Our own limit is one bulk bundle in flight, so that any credit but 0 is enough.
+        """
         states = self.workers.values()
         return not states or any(s.online and s.credit != 0 for s in states)
 
@@ -149,6 +168,7 @@ class Downlink:
             self._ignored("receipts_unknown_epoch", "a receipt for an epoch that is not this box's")
         if settled.heads:
             self._outbox.settled([head.id for head in settled.heads], time.monotonic())
+            self._answers.receipted()
             self._wake.answers.set()
             self._wake.bulk.set()
 
@@ -162,8 +182,12 @@ class Downlink:
         if state is not None:
             self.workers[topic] = state
             if state.online and not (known is not None and known.online):
-                self._outbox.send_again(time.monotonic())
-                self._wake.urgent.set()
+                now_s = time.monotonic()
+                self._outbox.send_again(now_s)
+                if known is not None:  # else it was there before this connection, and nobody rushes
+                    self.bulk_from_s = now_s + self._rng.uniform(0.0, RUSH_S)
+                self._wake.alarm.set()
+                self._wake.live.set()
         self._wake.answers.set()
         self._wake.bulk.set()
 

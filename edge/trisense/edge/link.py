@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
-from typing import Final
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
 
 import aiomqtt
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 from trisense.core import topics
 from trisense.core.errors import ConfigError, LinkError
 from trisense.edge.config import MqttTable
 
-__all__ = ["QOS", "Connector"]
+__all__ = ["QOS", "Connection", "Connector"]
 
 
 class LastWords(logging.Handler):
@@ -41,17 +45,66 @@ INCOMING: Final = 256
 """Messages that wait to be handled; what is beyond is discarded, for receipts come again."""
 
 
+TCP_INFO_BYTES: Final = 256
+TCP_INFO_AT: Final = (128, 136, 200)
+"""Offsets in Linux's ``struct tcp_info`` (linux/tcp.h; it only ever grows at its end) of bytes received,
+of segments sent and received, and, since Linux 4.19, of bytes sent with those sent again."""
+HEADERS_BYTES: Final = {socket.AF_INET: 52, socket.AF_INET6: 72}
+"""IP and TCP with time stamps, each segment."""
+
+
+class Connection(aiomqtt.Client):
+    """aiomqtt's client, which also says what the broker said of a publish and what the link carried."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.on_reason: Callable[[str], None] | None = None
+        """Called with the name of each reason code of MQTT 5 other than Success."""
+
+    def _on_publish(
+        self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
+    ) -> None:
+        if reason_code.value and self.on_reason is not None:
+            self.on_reason(reason_code.getName())
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def carried_bytes(self) -> int | None:
+        """Bytes that this connection has cost so far, both ways, with IP and TCP headers and what was
+        sent again; None once it is closed, and where the kernel does not say.
+        """
+        link = self._client.socket()
+        if not isinstance(link, socket.socket):
+            return None
+        try:
+            info = link.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        except OSError:
+            return None
+        received_at, segments_at, sent_at = TCP_INFO_AT
+        if len(info) < sent_at + 8:
+            return None
+        (received,) = struct.unpack_from("=Q", info, received_at)
+        (sent,) = struct.unpack_from("=Q", info, sent_at)
+        segments = sum(struct.unpack_from("=II", info, segments_at))
+        return int(received + sent + segments * HEADERS_BYTES[link.family])
+
+
 class Connector:
     """Makes connections, one at a time, and remembers which protocol version the broker speaks."""
 
     def __init__(self, box: str, table: MqttTable) -> None:
+        self.broker = f"{table.host}:{table.port}"
         self._box = box
         self._table = table
         self._connect_s = CONNECT_S
         self._protocols = [aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311]
 
+    @property
+    def protocol(self) -> str:
+        """The version of MQTT that is spoken, or tried next."""
+        return "5" if self._protocols[0] is aiomqtt.ProtocolVersion.V5 else "3.1.1"
+
     @contextlib.asynccontextmanager
-    async def connect(self, will: str) -> AsyncIterator[aiomqtt.Client]:
+    async def connect(self, will: str) -> AsyncIterator[Connection]:
         """A client that is connected and whose will is ``will`` on the box's state topic.
 
         A client is never used twice: paho would send again by itself what it still holds, and the
@@ -64,17 +117,17 @@ class Connector:
             client = self._client(will)
             await self._enter(client)
         except (aiomqtt.MqttError, OSError, ConfigError) as error:
-            raise LinkError(f"{self._table.host}:{self._table.port}: {error}") from error
+            raise LinkError(f"{self.broker}: {error}") from error
         try:
             yield client
         except aiomqtt.MqttError as error:
-            raise LinkError(f"{self._table.host}:{self._table.port}: {error}") from error
+            raise LinkError(f"{self.broker}: {error}") from error
         finally:
             client.timeout = LET_GO_S  # a dead link answers no DISCONNECT
             with contextlib.suppress(aiomqtt.MqttError):
                 await client.__aexit__(None, None, None)
 
-    async def _enter(self, client: aiomqtt.Client) -> None:
+    async def _enter(self, client: Connection) -> None:
         client.timeout = self._connect_s
         last_words.text = ""
         try:
@@ -93,9 +146,9 @@ class Connector:
         client.timeout = ANSWER_S
         self._connect_s = CONNECT_S
 
-    def _client(self, will: str) -> aiomqtt.Client:
+    def _client(self, will: str) -> Connection:
         table = self._table
-        return aiomqtt.Client(
+        return Connection(
             table.host,
             table.port,
             identifier=self._box,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -42,7 +43,9 @@ class _Attempt:
     lane: Lane
     tries: int
     sent_s: float
-    due_s: float
+    wait_s: float
+    """How long its receipt is waited for, from the broker's answer on: a slow link is no lost bundle."""
+    due_s: float = math.inf
     acknowledged: bool = False
     """The broker has it: that says nothing about the gateway."""
 
@@ -54,8 +57,10 @@ class Outbox:
         self.round_trip_s: float | None = None
         """Smoothed time from publishing to receipt."""
         self._attempts: dict[int, _Attempt] = {}
+        self._lapsed: OrderedDict[int, None] = OrderedDict()
+        """The latest of those that are no longer waited for: to know what is sent again."""
         self._fresh: deque[tuple[float, int]] = deque()
-        self._media_share = media_share
+        self.media_share = media_share
         self._sent_bytes = {Lane.BACKLOG: 0.0, Lane.MEDIA: 0.0}
         self._rng = rng or random.Random()  # noqa: S311  # jitter, no secret
 
@@ -63,29 +68,36 @@ class Outbox:
 
     def committed(self, heads: Iterable[Head], now_s: float) -> None:
         """Batches that the spool has just committed."""
-        self._fresh.extend((now_s, h.id) for h in heads if h.batch_class is BatchClass.DATA)
+        data = (h.id for h in heads if h.batch_class is BatchClass.DATA and not h.preview)
+        self._fresh.extend((now_s, identity) for identity in data)
         self.live_after(now_s)  # forgets what is no longer live, with or without a link
 
-    def sent(self, pick: Pick, now_s: float) -> None:
-        """They are being published now."""
+    def sent(self, pick: Pick, now_s: float) -> float:
+        """They are being published now. Gives the part of them that had been sent before."""
+        again = 0
         for identity in pick.ids:
             known = self._attempts.pop(identity, None)
+            again += known is not None or identity in self._lapsed
             tries = 1 if known is None else known.tries + 1
             wait_s = min(self.resend_s() * 2.0 ** min(tries - 1, 16), RESEND_MAX_S)
-            due_s = now_s + wait_s * self._rng.uniform(1.0, 1.0 + JITTER)
-            self._attempts[identity] = _Attempt(pick.lane, tries, now_s, due_s)
+            wait_s *= self._rng.uniform(1.0, 1.0 + JITTER)
+            self._attempts[identity] = _Attempt(pick.lane, tries, now_s, wait_s)
         self._forget_oldest_live()
+        return again / len(pick.ids)
 
-    def acknowledged(self, ids: Iterable[int]) -> None:
-        """The broker has taken them."""
+    def acknowledged(self, ids: Iterable[int], now_s: float) -> None:
+        """The broker has taken them: from now on a receipt is waited for."""
         for identity in ids:
-            if identity in self._attempts:
-                self._attempts[identity].acknowledged = True
+            attempt = self._attempts.get(identity)
+            if attempt is not None:
+                attempt.acknowledged = True
+                attempt.due_s = now_s + attempt.wait_s
 
     def settled(self, ids: Iterable[int], now_s: float) -> None:
         """The gateway's receipt came, or they were given up."""
         for identity in ids:
             attempt = self._attempts.pop(identity, None)
+            self._lapsed.pop(identity, None)
             # A batch sent twice cannot say which sending its receipt answers (Karn).
             if attempt is not None and attempt.tries == 1:
                 self._measure(now_s - attempt.sent_s)
@@ -98,6 +110,8 @@ class Outbox:
         for attempt in self._attempts.values():
             if attempt.acknowledged or attempt.tries == 1:
                 attempt.due_s = now_s
+            elif attempt.due_s == math.inf:
+                attempt.due_s = now_s + attempt.wait_s
 
     def bulk_sent(self, lane: Lane, size_bytes: int) -> None:
         """Account for the shares of backlog and media; old bytes fade."""
@@ -122,13 +136,21 @@ class Outbox:
         """
         of = frozenset(lanes)
         gone = [i for i, a in self._attempts.items() if a.lane in of and a.due_s <= now_s]
-        for identity in gone:
-            del self._attempts[identity]
+        self._forget(gone)
         return bool(gone)
 
     def next_backlog_s(self) -> float | None:
         """When the oldest live data becomes backlog."""
         return self._fresh[0][0] + LIVE_S if self._fresh else None
+
+    def counts(self) -> Counter[Lane]:
+        """Batches on their way, by lane."""
+        return Counter(attempt.lane for attempt in self._attempts.values())
+
+    def tries(self, pick: Pick) -> int:
+        """How often its first batch has been sent."""
+        attempt = self._attempts.get(pick.ids[0])
+        return 0 if attempt is None else attempt.tries
 
     def on_the_way(self, ids: Iterable[int]) -> bool:
         return any(identity in self._attempts for identity in ids)
@@ -147,7 +169,7 @@ class Outbox:
     def bulk_order(self) -> tuple[Lane, Lane]:
         """Backlog and media, whichever is behind its share first."""
         sent = self._sent_bytes[Lane.BACKLOG] + self._sent_bytes[Lane.MEDIA]
-        behind = self._sent_bytes[Lane.MEDIA] < self._media_share * sent
+        behind = self._sent_bytes[Lane.MEDIA] < self.media_share * sent
         return (Lane.MEDIA, Lane.BACKLOG) if behind else (Lane.BACKLOG, Lane.MEDIA)
 
     def ready(self, heads: Iterable[Head], now_s: float) -> list[Head]:
@@ -172,7 +194,7 @@ class Outbox:
             if ids and (full or len(ids) == batches or self._tries(head) != tries):
                 break
             ids.append(head.id)
-        return Pick(lane, tuple(ids))
+        return Pick(lane, tuple(sorted(ids)))  # rows in the order of time pack best
 
     def _tries(self, head: Head) -> int:
         attempt = self._attempts.get(head.id)
@@ -185,6 +207,11 @@ class Outbox:
     def _forget_oldest_live(self) -> None:
         excess = len(self._attempts) - ON_THE_WAY
         if excess > 0:
-            old = [i for i, a in self._attempts.items() if a.lane is Lane.LIVE][:excess]
-            for identity in old:
-                del self._attempts[identity]
+            self._forget([i for i, a in self._attempts.items() if a.lane is Lane.LIVE][:excess])
+
+    def _forget(self, ids: Iterable[int]) -> None:
+        for identity in ids:
+            del self._attempts[identity]
+            self._lapsed[identity] = None
+        while len(self._lapsed) > ON_THE_WAY:
+            self._lapsed.popitem(last=False)

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -17,10 +18,12 @@ from trisense.core.messages import CALIBRATION, State
 from trisense.core.model import BatchClass, Sample, Stream
 from trisense.drivers import Lines, Observed
 from trisense.edge.alarms import AlarmWatch
+from trisense.edge.allowance import Allowance
 from trisense.edge.batcher import Batcher
 from trisense.edge.birth import BirthMaker
 from trisense.edge.clock import Clock, SystemClock
 from trisense.edge.config import BoxConfig, Device
+from trisense.edge.daybook import Daybook
 from trisense.edge.devices import DeviceSet
 from trisense.edge.health import HEALTH, HealthTeller
 from trisense.edge.hotplug import HotPlug
@@ -67,7 +70,7 @@ class Box:
             Connector(config.box.id, config.mqtt),
             self.door,
             BirthMaker(config),
-            media_share=config.mqtt.media_share,
+            Allowance(config.link, self.clock, Daybook(_beside(config.spool.path, ".link"), self.clock)),
             state=self._state,
             topics=subscriptions(config.box.id),
             on_message=self._message,
@@ -146,6 +149,7 @@ class Box:
         logs.set_level(config.log.level)
         if config.mqtt != before.mqtt:
             self.uplink.use(Connector(config.box.id, config.mqtt))
+        self.uplink.limit(config.link)
         with contextlib.suppress(LinkError, TimeoutError):  # the next connection begins with it
             async with asyncio.timeout(TELL_S):
                 await self.uplink.tell(BirthMaker(config))
@@ -215,6 +219,10 @@ class Box:
 
     async def _commit(self, cuts: Sequence[Cut], losses: Sequence[Loss]) -> None:
         self.uplink.committed(await self.door.run(lambda spool: spool.commit(cuts, losses)))
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
 
 
 def _options(config: BoxConfig) -> SpoolOptions:

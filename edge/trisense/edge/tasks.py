@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Coroutine, Mapping
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["together"]
+__all__ = ["together", "wait_for"]
+
+IDLE_S: Final = 30.0
 
 
 async def together(parts: Mapping[str, Coroutine[Any, Any, object]]) -> None:
@@ -24,3 +28,12 @@ async def together(parts: Mapping[str, Coroutine[Any, Any, object]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in ended:
         task.result()
+
+
+async def wait_for(event: asyncio.Event, *until_s: float | None) -> None:
+    """Wait for ``event``, at most until the first of those monotonic times, and never longer than 30 s."""
+    now_s = time.monotonic()
+    wait_s = min((max(until - now_s, 0.0) for until in until_s if until is not None), default=IDLE_S)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(min(wait_s, IDLE_S)):
+            await event.wait()

@@ -1,16 +1,11 @@
-"""The way up: bundles to the broker, receipts back, until the spool may forget.
-
-Two senders share one connection: ``urgent`` (alarms, then live data) and ``bulk`` (backlog and
-pictures, one bundle at a time and no longer than a quarter of a second at the measured link rate),
-so that neither can starve the other and an alarm never waits behind a picture.
-"""
+"""The way up: connected as far as the link table allows, greeting, and the books of what it costs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -21,23 +16,27 @@ from trisense.core.errors import LinkError, SpoolError
 from trisense.core.messages import State
 from trisense.core.model import BatchClass
 from trisense.core.topics import Lane
+from trisense.edge.allowance import Allowance, Allowed
+from trisense.edge.answers import Answers
 from trisense.edge.backoff import Backoff
 from trisense.edge.birth import BirthMaker
-from trisense.edge.bundler import BUNDLE_BYTES, Ahead, Bundle, Bundler, LinkMeter
+from trisense.edge.bundler import Bundler
+from trisense.edge.config import LinkTable
 from trisense.edge.downlink import Downlink, Mailbox, OnMessage, Wake
-from trisense.edge.link import QOS, Connector
-from trisense.edge.outbox import Outbox, Pick
+from trisense.edge.link import QOS, Connection, Connector
+from trisense.edge.linkmeter import LinkMeter
+from trisense.edge.linkstatus import LaneStatus, LinkStatus
+from trisense.edge.once import Fault
+from trisense.edge.outbox import Outbox
+from trisense.edge.sending import Sender
 from trisense.edge.spool import Head, Spool
 from trisense.edge.spool.thread import SpoolThread
-from trisense.edge.tasks import together
+from trisense.edge.tasks import together, wait_for
 
 __all__ = ["Uplink"]
 
 log = structlog.get_logger(__name__)
 
-BULK_WAIT_MAX_S: Final = 60.0
-IDLE_S: Final = 30.0
-"""Longest wait without looking into the spool again."""
 BIRTH_S: Final = 60.0
 """How often a change in the books of older epochs is told."""
 RECONNECT_S: Final = 1.0
@@ -45,11 +44,8 @@ RECONNECT_MAX_S: Final = 30.0
 STEADY_S: Final = 3.0
 """A link that lasts less is as good as none: two boxes of one name throw each other out each second."""
 GOODBYE_S: Final = 1.0
-PAGE: Final = 500
-URGENT: Final = (Lane.ALARM, Lane.LIVE)
-BULK: Final = (Lane.BACKLOG, Lane.MEDIA)
-UNANSWERED: Final = 5
-"""Bundles in a row without a receipt before it is said aloud."""
+LOOK_S: Final = 2.0
+"""How often bytes are counted and hours are looked at."""
 
 
 class Uplink:
@@ -60,8 +56,8 @@ class Uplink:
         connector: Connector,
         spool: SpoolThread,
         birth: BirthMaker,
+        allowance: Allowance,
         *,
-        media_share: float,
         state: Callable[[bool], State],
         topics: Sequence[str] = (),
         on_message: OnMessage | None = None,
@@ -76,17 +72,20 @@ class Uplink:
         self.counts: Counter[str] = Counter()
         """bundles, payload_bytes, receipts, and what was ignored, by name."""
         self._connector = connector
-        self._client: aiomqtt.Client | None = None
+        self._client: Connection | None = None
+        self._since_s = time.monotonic()
+        self._error: str | None = None
         self._replaced = asyncio.Event()
         self._on_connect = on_connect
         self._spool = spool
         self._birth = birth
         self._box = birth.box
         self._state = state
-        self._outbox = Outbox(media_share=media_share)
+        self._allowance = allowance
+        self._outbox = Outbox(media_share=allowance.table.media_share)
+        self._meter = LinkMeter(backlog_share=allowance.table.backlog_share)
+        self._answers = Answers()
         self._wake = Wake()
-        self._meter = LinkMeter()
-        self._bundler = Bundler(birth.box, birth.site, spool, given_up=self._given_up)
         self._mailbox = None if on_message is None else Mailbox(on_message, self.counts)
         self._down = Downlink(
             birth.box,
@@ -96,9 +95,22 @@ class Uplink:
             counts=self.counts,
             others=topics,
             mailbox=self._mailbox,
+            answers=self._answers,
         )
-        self._receipted = 0
-        self._unanswered = 0
+        self._bundler = Bundler(birth.box, birth.site, spool, given_up=self._given_up)
+        self._sender = Sender(
+            spool,
+            self._bundler,
+            self._outbox,
+            self._down,
+            wake=self._wake,
+            meter=self._meter,
+            allowance=allowance,
+            answers=self._answers,
+            counts=self.counts,
+        )
+        self._carried_bytes = 0
+        self._book_fault = Fault(log, "daybook_failed", "daybook_works")
 
     @property
     def connected(self) -> bool:
@@ -108,8 +120,11 @@ class Uplink:
     def committed(self, heads: Sequence[Head]) -> None:
         """The spool has new batches."""
         self._outbox.committed(heads, time.monotonic())
-        if any(head.batch_class is not BatchClass.MEDIA for head in heads):
-            self._wake.urgent.set()
+        classes = {head.batch_class for head in heads}
+        if BatchClass.ALARM in classes:
+            self._wake.alarm.set()
+        if BatchClass.DATA in classes:
+            self._wake.live.set()
         self._wake.bulk.set()
 
     async def publish(self, topic: str, payload: str | bytes, *, retain: bool = False) -> None:
@@ -130,6 +145,46 @@ class Uplink:
         self._connector = connector
         self._replaced.set()
 
+    def limit(self, table: LinkTable) -> None:
+        """Share the link, and spend its bytes and hours, by ``table`` from now on."""
+        self._allowance.use(table)
+        self._outbox.media_share = table.media_share
+        self._meter.backlog_share = table.backlog_share
+        self._wake.senders()
+
+    def status(self) -> LinkStatus:
+        """What the link does now."""
+        now_s = time.monotonic()
+        on_the_way = self._outbox.counts()
+        bulk_left = self._allowance.bulk_left_bytes()
+        lanes = {
+            lane.value: LaneStatus(
+                self._meter.bundles[lane], self._meter.payload_bytes[lane], on_the_way[lane]
+            )
+            for lane in Lane
+        }
+        return LinkStatus(
+            broker=self._connector.broker,
+            connected=self.connected,
+            for_s=now_s - self._since_s,
+            error=self._error,
+            protocol=self._connector.protocol,
+            latency_s=self._meter.latency_s,
+            round_trip_s=self._outbox.round_trip_s,
+            rate_bytes_s=self._meter.rate_bytes_s,
+            lanes=lanes,
+            payload_bytes=self._meter.payload_bytes.total(),
+            resent_bytes=round(self._meter.resent_bytes),
+            gateways=sum(worker.online for worker in self._down.workers.values()),
+            allowed=self._allowance.now.name.lower(),
+            limited_by=self._allowance.why,
+            hours_open=self._allowance.hours_open(),
+            used_bytes=self._allowance.book.used_bytes,
+            left_bytes=self._allowance.left_bytes(),
+            bulk_left_bytes=None if bulk_left is None else int(bulk_left),
+            trouble=self._answers.trouble(now_s),
+        )
+
     async def tell(self, birth: BirthMaker) -> None:
         """The box is another now: tell its birth again, at once or with the next connection.
 
@@ -147,78 +202,150 @@ class Uplink:
 
     async def run(self) -> None:
         """Connect, serve, connect again, until cancelled; then say that the box goes offline."""
+        await asyncio.to_thread(self._allowance.book.load)
         parts: dict[str, Coroutine[Any, Any, None]] = {"uplink-keep": self._keep_connected()}
         if self._mailbox is not None:
             parts["uplink-messages"] = self._mailbox.run()
-        await together(parts)
+        try:
+            await together(parts)
+        finally:
+            await self._save_book(exactly=True)
 
     async def _keep_connected(self) -> None:
         backoff = Backoff(first_s=RECONNECT_S, longest_s=RECONNECT_MAX_S)
         while True:
+            await self._until_allowed()
             self._replaced.clear()
             began_s = time.monotonic()
             try:
                 await together({"uplink-link": self._connection(), "uplink-replaced": self._replaced.wait()})
             except LinkError as error:
+                self._error = str(error)
                 say = log.debug if backoff.failures else log.warning
                 say("link_down", why=str(error))
             finally:
+                if self._client is not None:
+                    self._since_s = time.monotonic()
                 self._client = None
                 self._down.workers.clear()
                 self._outbox.send_again(time.monotonic())
             if self._replaced.is_set() or time.monotonic() - began_s > STEADY_S:
                 backoff.reset()
-            await _wait(self._replaced, time.monotonic() + backoff.next_s())
+            await wait_for(self._replaced, time.monotonic() + backoff.next_s())
+
+    async def _until_allowed(self) -> None:
+        while True:
+            self._allowance.look(live=False)
+            if self._allowance.now is not Allowed.NOTHING:
+                return
+            await asyncio.sleep(LOOK_S)
 
     async def _connection(self) -> None:
         async with self._connector.connect(self._state(False).model_dump_json()) as client:
-            await self._serve(client)
+            self._carried_bytes = 0
+            if self._allowance.table.daily_bytes is not None and client.carried_bytes() is None:
+                raise LinkError("daily_bytes: this kernel counts no bytes of a connection, Linux 4.19 does")
+            client.on_reason = self._answers.reason
+            try:
+                await self._serve(client)
+            finally:
+                self._count(client)
 
-    async def _greet(self, client: aiomqtt.Client) -> None:
-        await self._down.subscribe(client)
+    async def _greet(self, client: Connection) -> None:
+        self._meter.reconnected()
+        # An answer to a small message, then to a large one: so the rate is known before the first bundle.
+        await self._measured(0, self._down.subscribe(client))
         await self._publish_birth(client)
         await self._publish_state(client, online=True)
         # What the gateway's workers say is retained, so it has come by now: heed it from the first bundle on.
         await self._down.take_waiting(client)
         self._client = client
+        self._since_s, self._error = time.monotonic(), None
         if self._on_connect is not None:
             self._on_connect()
         self._wake.senders()
 
-    async def _serve(self, client: aiomqtt.Client) -> None:
+    async def _serve(self, client: Connection) -> None:
         try:
             await self._greet(client)
             log.info("link_up")
             await together(
                 {
                     "uplink-listen": self._down.listen(client),
-                    "uplink-urgent": self._send_urgent(client),
-                    "uplink-bulk": self._send_bulk(client),
                     "uplink-birth": self._keep_birth(client),
+                    "uplink-allowed": self._while_allowed(client),
+                    **self._sender.parts(client),
                 }
             )
+            await self._say_goodbye(client)
         except aiomqtt.MqttError as error:
             raise LinkError(str(error)) from error
         except SpoolError as error:
             # The disk is sick, which the batcher tells too: sending rests like a link that is down.
             raise LinkError(str(error)) from error
         except asyncio.CancelledError:
-            with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
-                async with asyncio.timeout(GOODBYE_S):
-                    await self._publish_state(client, online=False)
+            await self._say_goodbye(client)
             raise
+
+    async def _say_goodbye(self, client: Connection) -> None:
+        with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await self._publish_state(client, online=False)
+
+    # --- what it costs ---
+
+    async def _while_allowed(self, client: Connection) -> None:
+        """Keep the books; end when not even the connection may stay."""
+        while self._allowance.now is not Allowed.NOTHING:
+            self._count(client)
+            if self._allowance.look(live=self._allowance.now >= Allowed.LIVE):
+                self._wake.senders()
+            await self._save_book()
+            await asyncio.sleep(LOOK_S)
+
+    def _count(self, client: Connection) -> None:
+        """Book what the connection has carried since the last look."""
+        carried = client.carried_bytes()
+        if carried is None:
+            return  # it is closed: what went since the last look is lost to the books
+        spent = carried - self._carried_bytes
+        self._carried_bytes = carried
+        bulk = min(spent, self._sender.bulk_spent_bytes)
+        self._sender.bulk_spent_bytes -= bulk
+        self._allowance.book.count(spent, bulk_bytes=bulk)
+
+    async def _save_book(self, *, exactly: bool = False) -> None:
+        daily_bytes = self._allowance.table.daily_bytes
+        if daily_bytes is None:
+            return
+        text = self._allowance.book.to_save(daily_bytes, exactly=exactly)
+        if text is None:
+            return
+        try:
+            await asyncio.to_thread(self._allowance.book.save, text)
+            self._book_fault.recovered()
+        except OSError as error:
+            self._book_fault.failed(why=str(error))
+
+    async def _measured(self, size_bytes: int, message: Coroutine[Any, Any, None]) -> None:
+        """Await the broker's answer to ``message`` and learn of the link."""
+        self._meter.begin(time.monotonic())
+        await message
+        self._meter.end(size_bytes, time.monotonic())
 
     # --- what the box says of itself ---
 
-    async def _publish_birth(self, client: aiomqtt.Client) -> None:
+    async def _publish_birth(self, client: Connection) -> None:
         counters = await self._spool.run(Spool.all_counters)
-        await client.publish(topics.birth(self._box), self._birth.payload(counters), QOS, retain=True)
+        payload = self._birth.payload(counters)
+        publish = client.publish(topics.birth(self._box), payload, QOS, retain=True)
+        await self._measured(len(payload), publish)
 
-    async def _publish_state(self, client: aiomqtt.Client, *, online: bool) -> None:
+    async def _publish_state(self, client: Connection, *, online: bool) -> None:
         payload = self._state(online).model_dump_json()
         await client.publish(topics.state(self._box), payload, QOS, retain=True)
 
-    async def _keep_birth(self, client: aiomqtt.Client) -> None:
+    async def _keep_birth(self, client: Connection) -> None:
         """Tell the books of older epochs again when they changed: bundles carry the current one's only."""
         told = (await self._spool.run(Spool.all_counters))[:-1]
         while True:
@@ -228,129 +355,6 @@ class Uplink:
                 await self._publish_birth(client)
                 told = now
 
-    # --- what goes up ---
-
-    async def _send_urgent(self, client: aiomqtt.Client) -> None:
-        while True:
-            self._wake.urgent.clear()
-            pick = await self._pick_urgent()
-            if pick is not None:
-                for bundle in await self._bundler.bundles(pick):
-                    await self._publish(client, bundle)
-                continue
-            if self._outbox.forget_due(URGENT, time.monotonic()):
-                self._wake.bulk.set()  # live data that had no answer is backlog now
-            await _wait(self._wake.urgent, self._outbox.next_due_s(URGENT))
-
-    async def _pick_urgent(self) -> Pick | None:
-        """Alarms first, then live data."""
-        alarms = await self._ready(BatchClass.ALARM)
-        if alarms:
-            return self._outbox.pick(Lane.ALARM, alarms, limit_bytes=BUNDLE_BYTES[1])
-        after = self._outbox.live_after(time.monotonic())
-        live = [] if after is None else await self._ready(BatchClass.DATA, after=after)
-        return self._outbox.pick(Lane.LIVE, live, limit_bytes=BUNDLE_BYTES[1]) if live else None
-
-    async def _send_bulk(self, client: aiomqtt.Client) -> None:
-        """One bundle after the other; while the gateway works on one, the next is packed."""
-        unanswered = Backoff(first_s=self._outbox.resend_s(), longest_s=BULK_WAIT_MAX_S)
-        packed: deque[Bundle] = deque()
-        async with Ahead(self._bulk_bundles) as ahead:
-            while True:
-                self._wake.bulk.clear()
-                if not self._down.takes_bulk() or not self._outbox.has_room():
-                    await _wait(self._wake.bulk)
-                    continue
-                if not packed:
-                    packed.extend(await ahead.result())
-                if not packed:
-                    self._outbox.forget_due(BULK, time.monotonic())
-                    await _wait(self._wake.bulk, self._outbox.next_due_s(BULK), self._outbox.next_backlog_s())
-                    continue
-                bundle = packed.popleft()
-                await self._publish(client, bundle)
-                self._outbox.bulk_sent(bundle.pick.lane, len(bundle.payload))
-                if not packed:
-                    ahead.begin()
-                if await self._answered(bundle.pick):
-                    unanswered.reset()
-                    continue
-                packed.clear()
-                await ahead.drop()
-                # Live data goes on asking; the first answer to it ends this rest.
-                self._wake.answers.clear()
-                await _wait(self._wake.answers, time.monotonic() + unanswered.next_s())
-
-    async def _bulk_bundles(self) -> list[Bundle]:
-        """The next bundle of bulk, as a rule one; empty when nothing waits."""
-        while (pick := await self._pick_bulk()) is not None:
-            bundles = await self._bundler.bundles(pick)
-            if bundles:
-                return bundles
-        return []
-
-    async def _pick_bulk(self) -> Pick | None:
-        for lane in self._outbox.bulk_order():
-            if lane is Lane.MEDIA:
-                ready = await self._ready(BatchClass.MEDIA)
-            else:
-                ready = await self._ready(BatchClass.DATA, up_to=self._outbox.live_after(time.monotonic()))
-            if ready:
-                return self._outbox.pick(lane, ready, limit_bytes=self._meter.bulk_spool_bytes())
-        return None
-
-    async def _ready(self, of: BatchClass, *, after: int = 0, up_to: int | None = None) -> list[Head]:
-        """The oldest waiting batches of a class, with ids in (after, up_to], that may be sent now."""
-        while True:
-            page = await self._spool.run(
-                lambda spool, after=after: spool.heads(of, after_id=after, limit=PAGE)  # type: ignore[misc]
-            )
-            inside = [head for head in page if up_to is None or head.id <= up_to]
-            ready = self._outbox.ready(inside, time.monotonic())
-            if ready or len(inside) < PAGE:
-                return ready
-            after = page[-1].id
-
-    async def _answered(self, pick: Pick) -> bool:
-        """Wait for the receipts of a bulk bundle, as long as one may take."""
-        until_s = time.monotonic() + self._outbox.resend_s()
-        while self._outbox.on_the_way(pick.ids):
-            if time.monotonic() >= until_s:
-                return False
-            self._wake.answers.clear()
-            await _wait(self._wake.answers, until_s)
-        return True
-
-    async def _publish(self, client: aiomqtt.Client, bundle: Bundle) -> None:
-        began_s = time.monotonic()
-        self._outbox.sent(bundle.pick, began_s)
-        await client.publish(topics.up(self._box, bundle.pick.lane), bundle.payload, QOS)
-        self._outbox.acknowledged(bundle.pick.ids)
-        self._published(bundle, time.monotonic() - began_s)
-
-    def _published(self, bundle: Bundle, took_s: float) -> None:
-        """Learn from a publish that the broker has acknowledged."""
-        self.counts["bundles"] += 1
-        self.counts["payload_bytes"] += len(bundle.payload)
-        self._meter.published(bundle, took_s)
-        if self.counts["batches_receipted"] != self._receipted:
-            self._receipted = self.counts["batches_receipted"]
-            self._unanswered = 0
-        self._unanswered += 1
-        if self._unanswered == UNANSWERED:
-            log.warning(
-                "no_receipts", bundles=UNANSWERED, broker="acknowledges", gateways=len(self._down.workers)
-            )
-
     def _given_up(self, ids: Sequence[int]) -> None:
         self._outbox.settled(ids, time.monotonic())
-        self._wake.urgent.set()  # their loss is an alarm
-
-
-async def _wait(event: asyncio.Event, *until_s: float | None) -> None:
-    """Wait for ``event``, at most until the first of those monotonic times, and never long without a look."""
-    now_s = time.monotonic()
-    wait_s = min((max(until - now_s, 0.0) for until in until_s if until is not None), default=IDLE_S)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(min(wait_s, IDLE_S)):
-            await event.wait()
+        self._wake.alarm.set()  # their loss is an alarm
