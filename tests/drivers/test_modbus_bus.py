@@ -130,8 +130,8 @@ async def test_an_answer_comes_back_and_is_counted(slave: Slave) -> None:
     async with opened(slave) as bus:
         assert await registers(bus, question()) == [141, 142]
         assert bus.counters(UNIT) == bus.totals() == {"answers": 1}
-        assert bus.taken_s > 0
-        assert bus.waiting == 0
+        assert bus.turns.taken_s > 0
+        assert bus.turns.waiting == 0
 
 
 async def test_a_late_answer_is_never_taken_for_the_next_one(slave: Slave) -> None:

@@ -88,7 +88,8 @@ class ModbusBus:
         self.settings = settings
         self._pace = Pace.of(settings.url)
         self._line: Line | None = None
-        self._turns = Turns()
+        self.turns = Turns()
+        """Who holds it, for how long, and who waits."""
         self._timer = FineTimer()
         self._units: dict[int, _Unit] = {}
         self._transaction = 0
@@ -102,7 +103,7 @@ class ModbusBus:
         Raises:
             LineError: it cannot be opened now.
         """
-        async with self._turns.turn():
+        async with self.turns.turn():
             if self._line is None:
                 self._line = await lines.open(self.settings.url)
                 self._settled, self._fresh = False, True
@@ -113,16 +114,6 @@ class ModbusBus:
         self._timer.close()
         if line is not None:
             await line.close()
-
-    @property
-    def taken_s(self) -> float:
-        """Seconds in which units were asked or waited for, since the bus was made."""
-        return self._turns.taken_s
-
-    @property
-    def waiting(self) -> int:
-        """Questions that wait for their turn now."""
-        return self._turns.waiting
 
     def totals(self) -> Mapping[str, int]:
         """``counters`` of all units together."""
@@ -146,7 +137,7 @@ class ModbusBus:
         """
         unit = self._units.setdefault(question.unit, _Unit())
         self._check_awake(unit, party)
-        async with self._turns.turn(question.unit, due_s=due_s):
+        async with self.turns.turn(question.unit, due_s=due_s):
             self._check_awake(unit, party)
             if self._fresh:
                 # The first exchange after opening fails on several adapters, and boards greet in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import sys
 import termios
@@ -26,20 +27,21 @@ from trisense.edge.status.tap import Condition
 __all__ = ["status", "tap", "tap_app", "top_app"]
 
 EVERY_S: Final = 1.0
-ESCAPE, INTERRUPT, END = "\x1b", "\x03", "\x04"
+LEAVE: Final = (b"q", b"Q", b"\x1b", b"\x03", b"\x04", b"")
+"""q, Esc, Ctrl-C, Ctrl-D, a terminal that is gone."""
 
 Config = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[CONFIG]",
+        metavar="CONFIG.toml",
         show_default=False,
         help="Configuration of the box; left out: /etc/trisense/edge.toml, else edge.toml in this folder.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
-tap_app = typer.Typer(help="Follow the samples of the box on this machine.")
-top_app = typer.Typer(help="Watch the box on this machine live.")
+tap_app = typer.Typer(add_completion=False, help="Follow the samples of the box on this machine.")
+top_app = typer.Typer(add_completion=False, help="Watch the box on this machine live.")
 
 
 def status(
@@ -115,17 +117,24 @@ def tap(
         Condition.parse(condition)
     request: dict[str, Any] = {"device": device, "measurement": measurement, "field": field}
     request |= {"where": where or [], "batch_class": batch_class}
+    try:
+        with _connect(config) as client:
+            _follow(client.tap(request), count, as_json=as_json)
+    except BrokenPipeError:
+        # As `tap | head` leaves: what Python would still flush at its end has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _follow(rows: Iterator[dict[str, Any]], count: int, *, as_json: bool) -> None:
     shown = 0
-    with _connect(config) as client:
-        for row in client.tap(request):
-            if "lost" in row:
-                typer.echo(f"trisense: {row['lost']} samples left out: this is too slow", err=True)
-                continue
-            typer.echo(json.dumps(row) if as_json else _line(row))
-            sys.stdout.flush()
-            shown += 1
-            if shown == count:
-                return
+    for row in rows:
+        if "lost" in row:
+            typer.echo(f"trisense: {row['lost']} samples left out: this is too slow", err=True)
+            continue
+        typer.echo(json.dumps(row) if as_json else _line(row))
+        shown += 1
+        if shown == count:
+            return
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -160,8 +169,7 @@ def _left(wait_s: float) -> bool:
     until_s = time.monotonic() + wait_s
     while (rest_s := until_s - time.monotonic()) > 0:
         ready, _, _ = select.select([sys.stdin], [], [], rest_s)
-        if ready:
-            key = sys.stdin.read(1)
-            if key in ("q", "Q", ESCAPE, INTERRUPT, END, ""):
-                return True
+        # Arrows and the like come as several bytes behind an escape: they are no Esc.
+        if ready and os.read(sys.stdin.fileno(), 64) in LEAVE:
+            return True
     return False

@@ -12,7 +12,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from statistics import quantiles
 from typing import Any, Final, Protocol
 
 from trisense.core.model import BatchClass
@@ -36,8 +35,10 @@ __all__ = ["Gatherer", "Parts", "buses_of", "line_of"]
 SAMPLE_S: Final = 10.0
 SAMPLES: Final = 7
 """So that a share is over the last minute."""
-QUEUES_S: Final = 5.0
-"""How old the count of what waits in the spool may be: it costs a look at each waiting batch."""
+QUEUES_S: Final = 1.0
+QUEUES_FACTOR: Final = 20.0
+"""How old the count of what waits in the spool may be, at least, and by how long it took: it costs a look
+at each waiting batch."""
 TEXT: Final = 200
 """Characters of a text value that are shown."""
 
@@ -73,15 +74,19 @@ class Gatherer:
         self._began_s = time.monotonic()
         self._moments: deque[_Moment] = deque(maxlen=SAMPLES)
         self._queues: dict[str, model.Queue] = {}
-        self._queues_s = -QUEUES_S
+        self._count_at_s = 0.0
         self._counting = asyncio.Lock()
         self._loads: tuple[list[Any], list[LineLoad]] = ([], [])
 
     async def run(self) -> None:
         """Note counters now and then, until cancelled."""
         while True:
-            self._moments.append(self._moment())
+            self.note()
             await asyncio.sleep(SAMPLE_S)
+
+    def note(self) -> None:
+        """Remember the counters of this moment: shares are told from then on."""
+        self._moments.append(self._moment())
 
     async def status(self) -> model.Status:
         """The box now. What it cannot find out is left empty; it never raises."""
@@ -149,8 +154,8 @@ class Gatherer:
                 framing=load.framing,
                 devices=[device.name for device in load.devices],
                 planned=load.utilisation,
-                measured=self._share(lambda moment, url=load.url: moment.taken_s.get(url)),  # type: ignore[misc]
-                waiting=bus.waiting if bus is not None else 0,
+                measured=self.bus_share(load.url),
+                waiting=bus.turns.waiting if bus is not None else 0,
                 answers=answers,
                 troubles=totals,
             )
@@ -190,8 +195,7 @@ class Gatherer:
 
     def _spool(self, queues: dict[str, model.Queue], now_s: float) -> model.Spool:
         table, batcher = self._box.config.spool, self._box.batcher
-        took_s = [took for _, took in batcher.commits]
-        cuts = quantiles(took_s, n=100, method="inclusive") if len(took_s) > 1 else None
+        took_s = sorted(took for _, took in batcher.commits)
         recent = sum(at_s > now_s - 60 for at_s, _ in batcher.commits)
         return model.Spool(
             path=str(table.path),
@@ -203,16 +207,18 @@ class Gatherer:
             dropped=batcher.dropped,
             commit_error=batcher.error,
             commits_per_min=recent * 60 / min(60.0, max(1.0, now_s - self._began_s)),
-            commit_p50_s=cuts[49] if cuts else None,
-            commit_p99_s=cuts[98] if cuts else None,
+            commit_p50_s=took_s[len(took_s) // 2] if took_s else None,
+            commit_p99_s=took_s[len(took_s) * 99 // 100] if took_s else None,
         )
 
     async def _count_queues(self) -> dict[str, model.Queue]:
         async with self._counting:
-            if time.monotonic() - self._queues_s > QUEUES_S:
+            began_s = time.monotonic()
+            if began_s >= self._count_at_s:
                 path, now_ns = self._box.config.spool.path, self._box.clock.now_ns()
                 self._queues = await asyncio.to_thread(_count, path, now_ns)
-                self._queues_s = time.monotonic()
+                now_s = time.monotonic()
+                self._count_at_s = now_s + max(QUEUES_S, QUEUES_FACTOR * (now_s - began_s))
         return self._queues
 
     def _clock(self) -> model.Clock:
@@ -234,18 +240,21 @@ class Gatherer:
     # --- shares ---
 
     def _moment(self) -> _Moment:
-        taken = {url: bus.taken_s for url, bus in buses_of(self._box.lines).items()}
+        taken = {url: bus.turns.taken_s for url, bus in buses_of(self._box.lines).items()}
         return _Moment(time.monotonic(), machine.cpu_s(), taken)
 
+    def bus_share(self, url: str) -> float | None:
+        """Part of its time that a bus was held over the last minute; None while nobody can say."""
+        return self._share(lambda moment: moment.taken_s.get(url))
+
     def _share(self, of: Callable[[_Moment], float | None]) -> float | None:
-        """How much of the time since the oldest moment went into a counter."""
+        """How much of the time since the oldest moment that has it went into a counter."""
         now = self._moment()
-        if not self._moments or now.at_s - self._moments[0].at_s < 1.0:
+        before = next((moment for moment in self._moments if of(moment) is not None), None)
+        if before is None or now.at_s - before.at_s < 1.0:
             return None
-        before, after = of(self._moments[0]), of(now)
-        if before is None or after is None or after < before:  # a bus that is new
-            return None
-        return (after - before) / (now.at_s - self._moments[0].at_s)
+        spent_s = (of(now) or 0.0) - (of(before) or 0.0)
+        return None if spent_s < 0 else spent_s / (now.at_s - before.at_s)  # negative: made anew meanwhile
 
 
 def line_of(device: Device) -> str | None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from trisense.edge.status.model import Bus, Device, Field, Line, Status
 
-__all__ = ["duration", "number", "screen", "size"]
+__all__ = ["duration", "number", "plain", "screen", "size"]
 
 LINES_SHOWN: Final = 10
 MARKS: Final = {3: "?", 4: "!"}
@@ -51,7 +51,7 @@ def _problems(status: Status) -> RenderableType:
         since = "" if problem.for_s is None else f"for {duration(problem.for_s)}: "
         name = Text(f"{problem.name}: ", style="bold") if problem.name else Text()
         table.add_row(
-            Text(problem.part, style="bold red"), name.append(since + problem.text, style="not bold")
+            Text(problem.part, style="bold red"), name.append(since + plain(problem.text), style="not bold")
         )
     count = len(status.problems)
     said = "1 thing is wrong" if count == 1 else f"{count} things are wrong"
@@ -67,14 +67,15 @@ def _devices(devices: Sequence[Device], width: int) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0), expand=True)
     longest = max((len(device.name) for device in devices), default=0)
     table.add_column(no_wrap=True, width=2 + min(longest, max(12, width // 5)))
-    table.add_column(no_wrap=True, width=min(22, max(8, width // 8)))
+    table.add_column(no_wrap=True, width=min(22, max(8, width // 7)))
     table.add_column(no_wrap=True, width=7, justify="right")
     table.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
     for device in devices:
         age = "-" if device.age_s is None else duration(device.age_s)
         style = {"failing": "red", "waiting": "yellow"}.get(device.state, "")
         mark = {"failing": "x ", "waiting": "- "}.get(device.state, "  ")
-        row = [Text(mark + device.name), Text(device.driver), Text(age), Text(_says(device))]
+        driver = device.driver.removeprefix("modbus:")
+        row = [Text(mark + device.name), Text(driver), Text(age), Text(_says(device))]
         for cell in row:
             cell.overflow = "ellipsis"
         table.add_row(*row, style=style)
@@ -129,7 +130,7 @@ def _bus(bus: Bus) -> str:
 def _line(line: Line, damaged: int) -> str:
     said = f"{size(line.received_bytes)} in, {size(line.sent_bytes)} out"
     opened = f", opened {line.opened} times" if line.opened > 1 else ""
-    frames = f", {damaged} damaged frames" if damaged else ""
+    frames = f", frames damaged: {damaged}" if damaged else ""
     return f"{_short(line.line)}: {said}{opened}{frames}"
 
 
@@ -191,7 +192,12 @@ def _short(url: str) -> str:
 def number(value: float | str | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else plain(str(value))
+
+
+def plain(text: str) -> str:
+    """``text`` without what a terminal would obey: a device's words may come from anybody's tag."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def duration(seconds: float) -> str:

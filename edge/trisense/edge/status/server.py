@@ -60,6 +60,10 @@ class StatusServer:
         self._taps = taps
         self._clients: set[asyncio.Task[None]] = set()
 
+    @property
+    def clients(self) -> int:
+        return len(self._clients)
+
     async def run(self) -> None:
         """Serve until cancelled.
 

@@ -108,6 +108,11 @@ class Tap:
         self._some = asyncio.Event()
         self._told = 0
 
+    @property
+    def waiting(self) -> int:
+        """Samples that wait to be taken."""
+        return len(self._queue)
+
     def offer(self, batch_class: BatchClass, sample: Sample) -> None:
         """Queue ``sample`` if it is wanted; when the queue is full the oldest goes."""
         if self._request.batch_class not in (None, batch_class):
@@ -168,6 +173,10 @@ class Taps:
 
     def __init__(self) -> None:
         self._taps: Sequence[Tap] = ()
+
+    @property
+    def count(self) -> int:
+        return len(self._taps)
 
     def saw(self, batch_class: BatchClass, sample: Sample) -> None:
         for tap in self._taps:
