@@ -273,7 +273,8 @@ class Bench:
         )
         places = self._folder / "places.json"
         await self.until(places.exists)
-        head = f'[box]\nid = "bench-1"\nsite = "bench"\n[mqtt]\nhost = "127.0.0.1"\nport = {self._mqtt}\n'
+        head = '[clock]\nhold_s = 0\n[box]\nid = "bench-1"\nsite = "bench"\n'
+        head += f'[mqtt]\nhost = "127.0.0.1"\nport = {self._mqtt}\n'
         self.config.write_text(head + "".join(tables(json.loads(places.read_text()))))
 
     def start_box(self) -> Child:

@@ -89,7 +89,8 @@ def simulator_command(port: int, units: int) -> list[str]:
 
 
 def box_config(folder: Path, mqtt_port: int, endpoints: list[int]) -> Path:
-    text = f'[box]\nid = "bench-1"\nsite = "bench"\n[mqtt]\nhost = "127.0.0.1"\nport = {mqtt_port}\n'
+    text = '[clock]\nhold_s = 0\n[box]\nid = "bench-1"\nsite = "bench"\n'
+    text += f'[mqtt]\nhost = "127.0.0.1"\nport = {mqtt_port}\n'
     for index, port in enumerate(endpoints):
         for unit in range(1, UNITS + 1):
             text += f'[[device]]\nname = "w{index}-{unit}"\ndriver = "modbus:ecowitt-ws90"\nunit = {unit}\n'

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trisense.edge.config import BoxTable, LinkTable, LogTable, MqttTable, RemoteTable, SpoolTable, load
+from trisense.edge.config import (
+    BoxTable,
+    ClockTable,
+    LinkTable,
+    LogTable,
+    MqttTable,
+    RemoteTable,
+    SpoolTable,
+    load,
+)
 from trisense.edge.status.table import StatusTable
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +77,9 @@ def wait_for_more(spool: Path, than: int) -> None:
 
 def write_config(tmp_path: Path, port: int, *devices: str) -> Path:
     file = tmp_path / "box.toml"
-    text = f'[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = {port}\n'
+    text = (
+        f'[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = {port}\n[clock]\nhold_s = 0\n'
+    )
     file.write_text(text + "".join(f"[[device]]\n{device}\n" for device in devices))
     return file
 
@@ -224,6 +235,7 @@ def test_the_sample_loads_and_its_commented_defaults_are_the_codes(tmp_path: Pat
         ("link", LinkTable),
         ("remote", RemoteTable),
         ("status", StatusTable),
+        ("clock", ClockTable),
         ("log", LogTable),
     ):
         assert everything[table].keys() == set(model.model_fields)

@@ -67,7 +67,7 @@ class Street:
     def start(self, here: Path, there: Path) -> None:
         config = self.folder / "box.toml"
         config.write_text(
-            '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 9\n'
+            '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 9\n[clock]\nhold_s = 0\n'
             '[log]\nlevel = "debug"\n'
             + "".join(
                 f'[[device]]\nname = "{name}"\ndriver = "maxbotix"\ntimeout_s = 60\nline = "serial://{path}"\n'

@@ -98,7 +98,7 @@ async def box_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(config_module, "driver_class", DRIVERS.__getitem__)
     Counter.enough = asyncio.Event()
     file = tmp_path / "box.toml"
-    text = '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 1\n'
+    text = '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 1\n[clock]\nhold_s = 0\n'
     for name in DRIVERS:
         text += f'[[device]]\nname = "{name}"\ndriver = "{name}"\ninterval_s = 0.01\n'
     file.write_text(text)

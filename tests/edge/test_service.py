@@ -109,7 +109,7 @@ class Box:
         (info / "entry_points.txt").write_text("[trisense.drivers]\nscripted = scripted:Scripted\n")
         config = folder / "box.toml"
         config.write_text(
-            '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 9\n'
+            '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 9\n[clock]\nhold_s = 0\n'
             f'[[device]]\nname = "mast"\ndriver = "scripted"\nscript = "{self.script}"\ninterval_s = 0.05\n'
         )
         self.process = subprocess.Popen(

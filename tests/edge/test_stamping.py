@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from trisense.core.model import Field, FieldType, Layer, Quality, Stream, Value
+from trisense.core.model import ClockState, Field, FieldType, Layer, Quality, Stream, Value
 from trisense.drivers import Observed
+from trisense.edge.clock import Stamp
 from trisense.edge.ordinals import Ordinals
 from trisense.edge.stamping import Stamper
+
+from tests.edge.conftest import T0_NS
 
 WEATHER = Stream(
     "mast",
@@ -21,17 +24,18 @@ WEATHER = Stream(
         Field("note", "", FieldType.STR),
     ),
 )
+AT = Stamp(T0_NS, ClockState())
 GOOD: dict[str, Value] = {"air_temperature": 21.5, "wind_speed": 3, "vehicle_count": 4, "note": "ok"}
 
 
 @pytest.fixture
-def stamper(clock: Any) -> Stamper:
-    return Stamper([WEATHER], clock, lambda _: Ordinals())
+def stamper() -> Stamper:
+    return Stamper([WEATHER], lambda _: Ordinals())
 
 
 def one(stamper: Stamper, **changes: Any) -> tuple[tuple[Value, ...], dict[int, int]]:
     given = {key: value for key, value in (GOOD | changes).items() if value != "left out"}
-    ((_, sample),) = stamper.stamp([Observed("weather", given)])
+    ((_, sample),) = stamper.stamp([Observed("weather", given)], AT)
     return sample.values, dict(sample.quality)
 
 
@@ -81,14 +85,14 @@ def test_the_devices_own_code_stands_where_it_is_worse(stamper: Stamper) -> None
         GOOD | {"wind_speed": 99.0, "note": None},
         {"air_temperature": Quality.SUSPECT, "wind_speed": Quality.SUSPECT, "note": Quality.MISSING},
     )
-    ((_, sample),) = stamper.stamp([row])
+    ((_, sample),) = stamper.stamp([row], AT)
     assert dict(sample.quality) == {0: 3, 1: 4, 3: 9}
 
 
-def test_times_are_floored_to_the_tick_and_rows_read_together_share_one(stamper: Stamper, clock: Any) -> None:
-    clock.wall_ns += 1_999_999
+def test_times_are_floored_to_the_tick_and_rows_read_together_share_one(stamper: Stamper) -> None:
+    at = Stamp(T0_NS + 1_999_999, ClockState())
     rows = [Observed("weather", GOOD), Observed("weather", GOOD), Observed("weather", GOOD, sensed_at_ns=5)]
-    samples = [sample for _, sample in stamper.stamp(rows)]
+    samples = [sample for _, sample in stamper.stamp(rows, at)]
     assert [(s.time_ns % 10_000_000, s.n) for s in samples] == [(1_000_000, 0), (1_000_000, 1), (0, 0)]
 
 
@@ -98,5 +102,5 @@ def test_what_no_stream_has_is_counted_and_left_out(stamper: Stamper) -> None:
         Observed("weather", GOOD, sensed_at_ns=-1),
         Observed("weather", GOOD | {"extra": 1}),
     ]
-    assert len(stamper.stamp(rows)) == 1
+    assert len(stamper.stamp(rows, AT)) == 1
     assert stamper.counts == {"unknown_measurement": 1, "time_refused": 1, "unknown_field": 1}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 from trisense.core.errors import ConfigError
-from trisense.core.model import Value
+from trisense.core.model import ClockState, Value
 from trisense.drivers import Observed
 from trisense.edge import calibration_report
 from trisense.edge.birth import BirthMaker
 from trisense.edge.calibration import Certificate
+from trisense.edge.clock import Stamp
 from trisense.edge.config import BoxConfig, Device, load
 from trisense.edge.ordinals import Ordinals
 from trisense.edge.quality import QualityTable
@@ -63,10 +63,12 @@ def mistakes(tmp_path: Path, table: str, **certificates: str) -> dict[str, tuple
     return {m.where: (m.expected, m.got) for m in caught.value.mistakes}
 
 
-def cells(device: Device, stamper: Stamper, **values: Value) -> dict[str, tuple[Value, int]]:
+def cells(
+    device: Device, stamper: Stamper, time_ns: int = T0_NS, **values: Value
+) -> dict[str, tuple[Value, int]]:
     """Stamp one row that has ``values`` only; what is not missing of it."""
     measurement = device.streams[0].measurement
-    ((_, sample),) = stamper.stamp([Observed(measurement, values)])
+    ((_, sample),) = stamper.stamp([Observed(measurement, values)], Stamp(time_ns, ClockState()))
     codes = dict(sample.quality)
     return {
         field.name: (value, codes.get(index, 1))
@@ -81,7 +83,7 @@ def test_a_device_without_any_of_it_sends_its_drivers_streams(tmp_path: Path) ->
 
 
 def test_values_are_calibrated_before_they_are_tested_and_the_raw_one_is_kept(
-    tmp_path: Path, clock: Any
+    tmp_path: Path,
 ) -> None:
     config = loaded(
         tmp_path,
@@ -91,7 +93,7 @@ def test_values_are_calibrated_before_they_are_tested_and_the_raw_one_is_kept(
     )
     (device,) = config.devices
     told: list[Observed] = []
-    stamper = Stamper(device.treatment, clock, lambda _: Ordinals(), told.append)
+    stamper = Stamper(device.treatment, lambda _: Ordinals(), told.append)
     assert cells(device, stamper, pm2_5=10.01, pm10=20.0) == {
         "pm2_5": (15.5, 1),
         "pm10": (20.0, 1),
@@ -108,15 +110,14 @@ def test_values_are_calibrated_before_they_are_tested_and_the_raw_one_is_kept(
     assert flags == {"missing": 1, "range": 2, "calibration_range": 1}
 
 
-def test_an_expired_certificate_still_counts_but_is_suspect_and_told_once(tmp_path: Path, clock: Any) -> None:
+def test_an_expired_certificate_still_counts_but_is_suspect_and_told_once(tmp_path: Path) -> None:
     config = loaded(tmp_path, 'calibration = ["one.toml"]\n', one=CERTIFICATE)
     (device,) = config.devices
     told: list[Observed] = []
-    stamper = Stamper(device.treatment, clock, lambda _: Ordinals(), told.append)
+    stamper = Stamper(device.treatment, lambda _: Ordinals(), told.append)
     with capture_logs() as logs:
-        for days in (0, 60, 1, 1):
-            clock.advance(days * 86_400)
-            value = cells(device, stamper, pm2_5=10.0)["pm2_5"]
+        for days in (0, 60, 61, 62):
+            value = cells(device, stamper, T0_NS + days * 86_400 * 1_000_000_000, pm2_5=10.0)["pm2_5"]
             assert value == (15.5, 3 if days else 1)
     assert [row.values["state"] for row in told] == ["valid", "expired"]
     assert [e["event"] for e in logs if e["log_level"] == "warning"] == [

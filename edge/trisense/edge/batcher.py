@@ -13,8 +13,9 @@ from typing import Final
 import structlog
 from trisense.core import limits
 from trisense.core.errors import SpoolError
-from trisense.core.model import BatchClass, Sample
+from trisense.core.model import BatchClass, ClockState, Sample
 from trisense.edge.backoff import Backoff
+from trisense.edge.clock import Stamp
 from trisense.edge.once import Fault
 from trisense.edge.progress import Progress
 from trisense.edge.spool import Cut, Loss
@@ -45,6 +46,7 @@ class _Waiting:
     batch_class: BatchClass
     sample: Sample
     blob: bytes | None
+    stamp: Stamp | None
     size_bytes: int
 
 
@@ -92,8 +94,15 @@ class Batcher:
         """Samples that wait for their commit."""
         return len(self._queue)
 
-    def add(self, batch_class: BatchClass, sample: Sample, blob: bytes | None = None) -> None:
-        """Take one sample; never waits."""
+    def add(
+        self,
+        batch_class: BatchClass,
+        sample: Sample,
+        blob: bytes | None = None,
+        *,
+        stamp: Stamp | None = None,
+    ) -> None:
+        """Take one sample; never waits. Without its stamp it is as good as the clock at its commit."""
         if blob is not None and len(blob) > BLOB_BYTES:
             # The row about the picture is worth keeping; the picture cannot travel.
             self._lose("too_large", sample, samples=0)
@@ -101,7 +110,7 @@ class Batcher:
         size_bytes = _size_bytes(sample) + len(blob or b"")
         if not self._queue:
             self._oldest_s = time.monotonic()
-        self._queue.append(_Waiting(batch_class, sample, blob, size_bytes))
+        self._queue.append(_Waiting(batch_class, sample, blob, stamp, size_bytes))
         self._size_bytes += size_bytes
         while self._size_bytes > self._queue_bytes and len(self._queue) > 1:
             self._drop_oldest()
@@ -204,23 +213,50 @@ async def _either(event: asyncio.Event, limit_s: float) -> None:
 
 
 def _cuts(taken: Sequence[_Waiting]) -> Iterator[Cut]:
-    """One batch per class and bounds, alarms first; one per picture."""
+    """One batch per class, provisional offset and bounds, alarms first; one per picture."""
     for batch_class in (BatchClass.ALARM, BatchClass.DATA):
-        rows: list[Sample] = []
-        total_bytes = 0
+        groups: dict[int | None, list[_Waiting]] = {}
         for item in taken:
-            if item.batch_class is not batch_class:
-                continue
-            if rows and (len(rows) == CUT_ROWS or total_bytes + item.size_bytes > CUT_BYTES):
-                yield Cut(batch_class, tuple(rows))
-                rows, total_bytes = [], 0
-            rows.append(item.sample)
-            total_bytes += item.size_bytes
-        if rows:
-            yield Cut(batch_class, tuple(rows))
+            if item.batch_class is batch_class:
+                groups.setdefault(None if item.stamp is None else item.stamp.offset_ns, []).append(item)
+        for group in groups.values():
+            yield from map(_cut, _pieces(group))
     for item in taken:
         if item.batch_class is BatchClass.MEDIA:
-            yield Cut(BatchClass.MEDIA, (item.sample,), item.blob)
+            yield _cut([item])
+
+
+def _pieces(group: Sequence[_Waiting]) -> Iterator[list[_Waiting]]:
+    """Parts that fit into a batch each."""
+    piece: list[_Waiting] = []
+    total_bytes = 0
+    for item in group:
+        if piece and (len(piece) == CUT_ROWS or total_bytes + item.size_bytes > CUT_BYTES):
+            yield piece
+            piece, total_bytes = [], 0
+        piece.append(item)
+        total_bytes += item.size_bytes
+    if piece:
+        yield piece
+
+
+def _cut(items: Sequence[_Waiting]) -> Cut:
+    """A batch is worth as much as the worst of its times."""
+    stamps = [item.stamp for item in items if item.stamp is not None]
+    clock = None
+    if stamps:
+        errors = [stamp.clock.error_ms for stamp in stamps]
+        known = [error for error in errors if error is not None]
+        error_ms = max(known) if len(known) == len(errors) else None
+        clock = ClockState(all(stamp.clock.synced for stamp in stamps), error_ms)
+    return Cut(
+        items[0].batch_class,
+        tuple(item.sample for item in items),
+        items[0].blob,
+        offset_ns=stamps[0].offset_ns if stamps else None,
+        clock=clock,
+        line_ns=max((s.line_ns for s in stamps if s.line_ns is not None), default=None),
+    )
 
 
 def _size_bytes(sample: Sample) -> int:

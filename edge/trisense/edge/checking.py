@@ -19,7 +19,7 @@ from trisense.core.model import Quality, Sample
 from trisense.drivers import Lines, Observed, PolledDriver, StreamingDriver
 from trisense.edge import calibration_report
 from trisense.edge.alarm_tables import sources
-from trisense.edge.clock import SystemClock
+from trisense.edge.clock import Stamp, SystemClock
 from trisense.edge.config import BoxConfig, Device
 from trisense.edge.ordinals import Ordinals
 from trisense.edge.port_report import unstable_names
@@ -77,7 +77,7 @@ async def read_devices(config: BoxConfig) -> list[Reading]:
 
 async def _read(device: Device, lines: Lines) -> Reading:
     driver = device.driver
-    stamper = Stamper(device.treatment, SystemClock(), lambda _: Ordinals())
+    stamper = Stamper(device.treatment, lambda _: Ordinals())
     try:
         async with deadline(driver, "connect"):
             await driver.connect(lines)
@@ -90,7 +90,9 @@ async def _read(device: Device, lines: Lines) -> Reading:
         with contextlib.suppress(TimeoutError, DeviceError):
             async with asyncio.timeout(CLOSE_S):
                 await driver.close()
-    return Reading(device.name, tuple(sample for _, sample in stamper.stamp(rows)))
+    clock = SystemClock()
+    at = Stamp(clock.now_ns(), clock.state())
+    return Reading(device.name, tuple(sample for _, sample in stamper.stamp(rows, at)))
 
 
 async def _first_rows(driver: Any) -> Sequence[Observed]:

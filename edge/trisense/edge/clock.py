@@ -6,19 +6,32 @@ import ctypes
 import ctypes.util
 import time
 import uuid
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final, Protocol
 
 from trisense.core.model import ClockState
 
-__all__ = ["Clock", "SystemClock"]
+__all__ = ["PLAUSIBLE_NS", "Clock", "Stamp", "SystemClock"]
 
 PLAUSIBLE_NS: Final = 1_767_225_600 * 1_000_000_000
 """2026-01-01: a clock before it has never been set since power-on, whatever the kernel says."""
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 STA_UNSYNC: Final = 0x0040
 TIME_ERROR: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """The time of a sample, and what it is worth."""
+
+    time_ns: int
+    clock: ClockState
+    offset_ns: int | None = None
+    """Not None: the time is provisional, boot time plus this offset."""
+    line_ns: int | None = None
+    """How far the box's own line of time has got with it; None for a time that says nothing of that."""
 
 
 class Clock(Protocol):

@@ -20,6 +20,7 @@ from trisense.core.errors import ConfigError, MissingExtra, Mistake
 from trisense.core.messages import Position
 from trisense.core.model import BOX_DEVICE, NAME, Stream
 from trisense.core.remote import VERBS, Verb
+from trisense.drivers.lines import LineUrl
 from trisense.drivers.registry import driver_class
 from trisense.drivers.sdk import Driver
 from trisense.edge.alarm_tables import alarm_rules, unwatchable
@@ -30,6 +31,7 @@ from trisense.edge.treatment import Treatment, ValuesTable, load_certificates, t
 __all__ = [
     "BoxConfig",
     "BoxTable",
+    "ClockTable",
     "Device",
     "LinkTable",
     "MqttTable",
@@ -141,6 +143,16 @@ class RemoteTable(ConfigModel):
     """How long such a configuration may take to prove itself healthy before it is rolled back."""
 
 
+class ClockTable(ConfigModel):
+    """How the box knows the time."""
+
+    hold_s: Annotated[float, Constrained(ge=0, le=86_400)] = 600.0
+    """Seconds after the start of the machine, or after a step of its clock, in which samples may wait on the
+    box for the right time; then they go as they are, flagged. 0: they never wait."""
+    gnss: LineUrl | None = None
+    """Line of a GNSS receiver that sends NMEA sentences: it is asked while the kernel is not synchronised."""
+
+
 class LogTable(ConfigModel):
     level: logs.Level = "info"
     """debug, info, warning or error."""
@@ -153,6 +165,7 @@ class _File(ConfigModel):
     link: LinkTable = LinkTable()
     remote: RemoteTable = RemoteTable()
     status: StatusTable = StatusTable()
+    clock: ClockTable = ClockTable()
     log: LogTable = LogTable()
     device: Annotated[list[dict[str, Any]], Constrained(min_length=1)]
     alarm: Annotated[list[dict[str, Any]], Constrained(default_factory=list)]
@@ -192,6 +205,7 @@ class BoxConfig:
     link: LinkTable
     remote: RemoteTable
     status: StatusTable
+    clock: ClockTable
     log: LogTable
     devices: tuple[Device, ...]
     alarms: tuple[Rule, ...]
@@ -238,6 +252,7 @@ def checked(path: Path, text: str, tables: Mapping[str, Any]) -> BoxConfig:
         link=whole.link,
         remote=whole.remote,
         status=_rooted(whole.status, folder),
+        clock=whole.clock,
         log=whole.log,
         devices=tuple(devices),
         alarms=tuple(rules),

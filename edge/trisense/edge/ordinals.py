@@ -20,21 +20,45 @@ class Ordinals:
     restart, an old scene) takes numbers above that: one new base for each run of rising times.
     """
 
-    def __init__(self, high_ns: int = NEVER, max_n: int = -1) -> None:
-        """Go on after ``high_ns``, the latest time ever used, and ``max_n``, the largest n."""
+    def __init__(self, high_ns: int = NEVER, max_n: int = -1, taken_n: int = -1) -> None:
+        """Go on after ``high_ns``, the latest time ever used, and ``max_n``, the largest n.
+
+        ``taken_n``: the largest n of samples whose times are not final yet.
+        """
         self._horizon = high_ns
-        self._max_n = max_n
+        self._max_n = max(max_n, taken_n)
+        self._final_ns = high_ns
+        self._final_n = max_n
         self._next: dict[int, int] = {}
         self._run_time = NEVER
         self._run_end = NEVER
         self._run_base = 0
         self._run_n = 0
 
-    def take(self, time_ns: int) -> int:
-        """The ordinal for one more sample at ``time_ns``."""
+    def take(self, time_ns: int, *, final: bool = True) -> int:
+        """The ordinal for one more sample at ``time_ns``; not ``final``: it will get another time."""
         n = self._recent(time_ns) if time_ns > self._horizon else self._rerun(time_ns)
         self._max_n = max(self._max_n, n)
+        if final:
+            self._final_ns = max(self._final_ns, time_ns)
+            self._final_n = max(self._final_n, n)
         return n
+
+    def moved(self, time_ns: int, n: int) -> int:
+        """The ordinal of a sample that was not final and is now, at ``time_ns``.
+
+        Samples that move together keep their order and distance, so ``n`` will do among them.
+        """
+        if time_ns <= self._final_ns and n <= self._final_n:
+            self._max_n += 1
+            n = self._max_n
+        return n
+
+    def resume(self, after_ns: int) -> None:
+        """Samples that were not final have moved, none beyond ``after_ns``: forget where they were."""
+        self._horizon = max(after_ns, self._final_ns)
+        self._next.clear()
+        self._run_time = self._run_end = NEVER
 
     def _recent(self, time_ns: int) -> int:
         n = self._next.get(time_ns, 0)

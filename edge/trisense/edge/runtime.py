@@ -22,9 +22,11 @@ from trisense.edge.allowance import Allowance
 from trisense.edge.batcher import Batcher
 from trisense.edge.birth import BirthMaker
 from trisense.edge.clock import Clock, SystemClock
+from trisense.edge.clockwatch import ClockWatch
 from trisense.edge.config import BoxConfig, Device
 from trisense.edge.daybook import Daybook
 from trisense.edge.devices import DeviceSet
+from trisense.edge.gnss import Gnss
 from trisense.edge.health import HEALTH, HealthTeller
 from trisense.edge.hotplug import HotPlug
 from trisense.edge.link import Connector
@@ -35,10 +37,11 @@ from trisense.edge.remote.hands import subscriptions
 from trisense.edge.service import Service
 from trisense.edge.spool import Cut, Loss, Spool, SpoolOptions
 from trisense.edge.spool.thread import SpoolThread
-from trisense.edge.stamping import Stamper
+from trisense.edge.stamping import Stamper, stamp_of
 from trisense.edge.status.outside import Outside
 from trisense.edge.supervisor import Supervisor
 from trisense.edge.tasks import together
+from trisense.edge.timeline import Timeline
 from trisense.edge.treatment import Treatment
 from trisense.edge.uplink import Uplink
 
@@ -61,7 +64,9 @@ class Box:
         self, config: BoxConfig, clock: Clock | None = None, notifier: Notifier | None = None
     ) -> None:
         self.config = config
-        self.clock = clock or SystemClock()
+        gnss = None if config.clock.gnss is None else Gnss(config.clock.gnss, clock or SystemClock())
+        self.timeline = Timeline(clock or SystemClock(), hold_s=config.clock.hold_s, source=gnss)
+        self.clock: Clock = self.timeline
         self.since = datetime.now(UTC).isoformat(timespec="seconds")
         self.listeners: list[Callable[[Sample], None]] = []
         """Each is given every sample once it waits for its commit; it is quick and never raises."""
@@ -87,6 +92,9 @@ class Box:
         self.stampers: dict[str, Stamper] = {}
         """By device; what each counted of refused and flagged values begins anew with its device."""
         self._ordinals: dict[tuple[str, str], Ordinals] = {}
+        self._clock_watch = ClockWatch(
+            self.timeline, self.door, self._ordinals, lambda: self.uplink.committed([]), gnss
+        )
         self._outside = Outside(self)
         self._own: Stamper
         self._health = HealthTeller(
@@ -103,6 +111,7 @@ class Box:
         """
         async with self.door:
             await self._adopt(await self._remote.begin())
+            await self._clock_watch.begin()
             log.info("box_starts", box=self.config.box.id, devices=len(self.config.devices))
             committing = asyncio.create_task(self.batcher.run(), name="batcher")
             sending = asyncio.create_task(self.uplink.run(), name="uplink")
@@ -115,6 +124,7 @@ class Box:
                         "batcher-watch": _watch(committing),
                         "uplink-watch": _watch(sending),
                         "tidy": self._tidy(),
+                        "clock": self._clock_watch.run(),
                         "remote": self._remote.run(),
                         "devices": self.devices.run(self.config.devices),
                         "alarms": self.alarms.run(self.devices.supervisors),
@@ -173,13 +183,14 @@ class Box:
         known = await self.door.run(lambda spool: {key: spool.ordinals(key) for key in fresh})
         for key, ordinals in known.items():
             self._ordinals.setdefault(key, ordinals)
-        return Stamper(treated, self.clock, self._ordinals.__getitem__, tell)
+        return Stamper(treated, self._ordinals.__getitem__, tell)
 
     def take(self, stamper: Stamper, rows: Sequence[Observed]) -> None:
         """Stamp ``rows``, queue them for the next commit, and show them to the listeners."""
-        for row, sample in stamper.stamp(rows):
+        at = self.timeline.stamp()
+        for row, sample in stamper.stamp(rows, at):
             batch_class = BatchClass.MEDIA if row.blob is not None else row.batch_class
-            self.batcher.add(batch_class, sample, row.blob)
+            self.batcher.add(batch_class, sample, row.blob, stamp=stamp_of(row, at))
             self._outside.saw(batch_class, sample)
             for listener in self.listeners:
                 listener(sample)
@@ -218,7 +229,8 @@ class Box:
         return State(online=online, boot_id=self.clock.boot_id, since=self.since)
 
     async def _commit(self, cuts: Sequence[Cut], losses: Sequence[Loss]) -> None:
-        self.uplink.committed(await self.door.run(lambda spool: spool.commit(cuts, losses)))
+        final = [self._clock_watch.final(cut) for cut in cuts]
+        self.uplink.committed(await self.door.run(lambda spool: spool.commit(final, losses)))
 
 
 def _beside(path: Path, ending: str) -> Path:

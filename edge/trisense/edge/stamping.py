@@ -8,16 +8,25 @@ from typing import Any
 
 import structlog
 from trisense.core import limits
-from trisense.core.model import Quality, Sample, Stream, Value
+from trisense.core.model import BatchClass, Quality, Sample, Stream, Value
 from trisense.drivers import Observed
-from trisense.edge.clock import Clock
+from trisense.edge.clock import Stamp
 from trisense.edge.columns import Column
 from trisense.edge.ordinals import Ordinals
 from trisense.edge.treatment import Treatment
 
-__all__ = ["Stamper"]
+__all__ = ["Stamper", "stamp_of"]
 
 log = structlog.get_logger(__name__)
+
+
+def stamp_of(row: Observed, at: Stamp) -> Stamp:
+    """The stamp of one of the rows that were read ``at`` a time."""
+    if row.sensed_at_ns is not None:
+        return Stamp(row.sensed_at_ns, at.clock)  # the source's own clock: final, whatever ours is worth
+    if at.offset_ns is not None and row.batch_class is BatchClass.ALARM:
+        return Stamp(at.time_ns, at.clock)  # cannot wait: final and flagged
+    return at
 
 
 class _Plan:
@@ -42,7 +51,6 @@ class Stamper:
     def __init__(
         self,
         streams: Treatment | Iterable[Stream],
-        clock: Clock,
         ordinals: Callable[[tuple[str, str]], Ordinals],
         tell: Callable[[Observed], None] | None = None,
     ) -> None:
@@ -62,7 +70,6 @@ class Stamper:
         self._plans = {
             s.measurement: _Plan(s, self._columns[s.measurement], ordinals(s.key)) for s in treatment.streams
         }
-        self._clock = clock
         self._told: set[tuple[str, str]] = set()
         self.counts: Counter[str] = Counter()
 
@@ -75,18 +82,18 @@ class Stamper:
             if (counts := column.counts())
         }
 
-    def stamp(self, rows: Sequence[Observed]) -> list[tuple[Observed, Sample]]:
-        """The samples of rows that were read together: one time for all that bring none."""
-        now_ns = self._clock.now_ns()
-        made = ((row, self._sample(row, now_ns)) for row in rows)
+    def stamp(self, rows: Sequence[Observed], at: Stamp) -> list[tuple[Observed, Sample]]:
+        """The samples of rows that were read together ``at`` a time, which is that of all that bring none."""
+        made = ((row, self._sample(row, at)) for row in rows)
         return [(row, sample) for row, sample in made if sample is not None]
 
-    def _sample(self, row: Observed, now_ns: int) -> Sample | None:
+    def _sample(self, row: Observed, at: Stamp) -> Sample | None:
         plan = self._plans.get(row.measurement)
         if plan is None:
             self._refuse("unknown_measurement", row.measurement)
             return None
-        sensed_ns = now_ns if row.sensed_at_ns is None else row.sensed_at_ns
+        at = stamp_of(row, at)
+        sensed_ns = at.time_ns
         if not limits.TIME_MIN_NS <= sensed_ns <= limits.TIME_MAX_NS:
             self._refuse("time_refused", row.measurement)
             return None
@@ -110,7 +117,8 @@ class Stamper:
         if not given.keys() <= plan.sources:
             for name in given.keys() - plan.sources:
                 self._refuse("unknown_field", f"{row.measurement}.{name}")
-        return Sample(stream, time_ns, tuple(values), plan.ordinals.take(time_ns), tuple(codes))
+        n = plan.ordinals.take(time_ns, final=at.offset_ns is None)
+        return Sample(stream, time_ns, tuple(values), n, tuple(codes))
 
     def _refuse(self, what: str, name: str, why: str | None = None) -> None:
         self.counts[what] += 1

@@ -176,6 +176,7 @@ async def run(
                 },
                 "spool": {"path": "spool.db"},
                 "mqtt": {"host": "127.0.0.1", "port": mqtt_port},
+                "clock": {"hold_s": 0},
                 "log": {"level": log_level},
                 "device": devices.tables,
             }

@@ -69,20 +69,27 @@ class NmeaDecoder(Decoder):
             return Cut(next_head - start, damage="cut short")
         if line_end < 0:
             return None
-        return _judge(data[start : line_end + 1])
+        return self._judge(data[start : line_end + 1])
 
+    def frame(self, text: str) -> Frame:
+        """A frame of what stands between ``$`` and ``*``.
 
-def _judge(line: bytes) -> Cut:
-    """A whole line from ``$`` on."""
-    found = SENTENCE.fullmatch(line)
-    if found is None:
-        return Cut(len(line), damage="format")
-    if reduce(xor, found[1], 0) != int(found[2], 16):
-        return Cut(len(line), damage="checksum")
-    try:
-        return Cut(len(line), _frame(found[1].decode("ascii")))
-    except NotAsItShould as wrong:
-        return Cut(len(line), damage=str(wrong))
+        Raises:
+            NotAsItShould: that is damage.
+        """
+        return _frame(text)
+
+    def _judge(self, line: bytes) -> Cut:
+        """A whole line from ``$`` on."""
+        found = SENTENCE.fullmatch(line)
+        if found is None:
+            return Cut(len(line), damage="format")
+        if reduce(xor, found[1], 0) != int(found[2], 16):
+            return Cut(len(line), damage="checksum")
+        try:
+            return Cut(len(line), self.frame(found[1].decode("ascii")))
+        except NotAsItShould as wrong:
+            return Cut(len(line), damage=str(wrong))
 
 
 def _frame(text: str) -> Frame:

@@ -27,6 +27,8 @@ class Epoch:
     samples_committed: int = 0
     replay_low: int = SEQ_MAX
     """Smallest seq that waits a second time."""
+    line_ns: int = NEVER
+    """Newest final time of the box's own line of time."""
     exact: bool = True
     """False where damage took the numbers: then no counters are reported for it."""
 
@@ -59,7 +61,12 @@ class Books:
         """
         self.epochs = {
             int(row.epoch, 16): Epoch(
-                row.opened_ns, row.next_seq, row.low_seq, row.samples_committed, exact=bool(row.exact)
+                row.opened_ns,
+                row.next_seq,
+                row.low_seq,
+                row.samples_committed,
+                line_ns=row.line_ns,
+                exact=bool(row.exact),
             )
             for row in read_epochs(self._db)
         }
@@ -127,12 +134,17 @@ class Books:
             [StreamRow(m.id, m.description, m.last_ns, m.max_n).cells() for m in touched.values()],
         )
 
-    def ordinals(self, key: tuple[str, str]) -> Ordinals:
-        """Ordinals of a stream that go on where the committed ones stopped."""
+    def ordinals(self, key: tuple[str, str], taken_n: int = -1) -> Ordinals:
+        """Ordinals of a stream that go on where the final ones stopped; up to ``taken_n`` others have."""
         mark = self._marks.get(key)
-        return Ordinals() if mark is None else Ordinals(mark.last_ns, mark.max_n)
+        return Ordinals() if mark is None else Ordinals(mark.last_ns, mark.max_n, taken_n)
 
     # --- epochs ---
+
+    def line_ns(self) -> int:
+        """Newest final time of the box's own line of time, of the latest epoch that has one."""
+        known = (of.line_ns for of in reversed(self.epochs.values()) if of.line_ns != NEVER)
+        return next(known, NEVER)
 
     def count(self, epoch: int, samples: int) -> None:
         """One more batch in ``epoch``."""
@@ -145,11 +157,17 @@ class Books:
         of = self.epochs[epoch]
         low_seq = min(of.low_seq, of.next_seq)
         row = EpochRow(
-            epoch_name(epoch), of.opened_ns, of.next_seq, low_seq, of.samples_committed, int(of.exact)
+            epoch_name(epoch),
+            of.opened_ns,
+            of.next_seq,
+            low_seq,
+            of.samples_committed,
+            int(of.exact),
+            of.line_ns,
         )
         self._db.execute(
-            "INSERT INTO epoch VALUES (?1,?2,?3,?4,?5,?6,?7) ON CONFLICT (epoch) DO UPDATE SET"
-            " next_seq = ?3, low_seq = ?4, samples_committed = ?5, exact = ?6, crc = ?7",
+            "INSERT INTO epoch VALUES (?1,?2,?3,?4,?5,?6,?7,?8) ON CONFLICT (epoch) DO UPDATE SET"
+            " next_seq = ?3, low_seq = ?4, samples_committed = ?5, exact = ?6, line_ns = ?7, crc = ?8",
             row.cells(),
         )
 

@@ -64,7 +64,7 @@ CORRUPT_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 SCHEMA: Final = f"""
 CREATE TABLE epoch (
     epoch TEXT PRIMARY KEY, opened_ns INTEGER, next_seq INTEGER, low_seq INTEGER,
-    samples_committed INTEGER, exact INTEGER, crc INTEGER);
+    samples_committed INTEGER, exact INTEGER, line_ns INTEGER, crc INTEGER);
 CREATE TABLE stream (
     id INTEGER PRIMARY KEY, description BLOB, last_ns INTEGER, max_n INTEGER, crc INTEGER);
 CREATE TABLE batch (
@@ -91,6 +91,8 @@ class EpochRow:
     """At or below the first batch that waits: where to begin looking for it."""
     samples_committed: int
     exact: int
+    line_ns: int
+    """Newest final time of the box's own line of time; -1 where there is none."""
 
     def cells(self) -> tuple[object, ...]:
         """Every cell, the checksum last."""
@@ -101,6 +103,7 @@ class EpochRow:
             self.low_seq,
             self.samples_committed,
             self.exact,
+            self.line_ns,
         )
         return (*bare, checksum(bare))
 
@@ -305,7 +308,8 @@ def read_epochs(db: sqlite3.Connection, *, damaged_ok: bool = False) -> list[Epo
     """Epochs, oldest first. A damaged row raises ``DatabaseError`` unless ``damaged_ok``."""
     found = []
     for *cells, crc in db.execute(
-        "SELECT epoch, opened_ns, next_seq, low_seq, samples_committed, exact, crc FROM epoch ORDER BY rowid"
+        "SELECT epoch, opened_ns, next_seq, low_seq, samples_committed, exact, line_ns, crc FROM epoch"
+        " ORDER BY rowid"
     ):
         if checksum(cells) == crc:
             found.append(EpochRow(*cells))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from trisense.core.messages import LOSS
-from trisense.core.model import BatchClass, Quality, Sample, Value
+from trisense.core.model import BatchClass, ClockState, Quality, Sample, Value
 from trisense.edge.ordinals import Ordinals
 
 __all__ = [
@@ -69,6 +69,10 @@ class Cut:
     """Of class data, but dropped before other data and sent before other backlog."""
     offset_ns: int | None = None
     """Not None: the batch is open, its sample times are boot time plus this provisional offset."""
+    clock: ClockState | None = None
+    """How far its times can be trusted; None: as the clock stands at the commit."""
+    line_ns: int | None = None
+    """The newest time in it that comes from the box's own line of time."""
 
 
 @dataclass(frozen=True, slots=True)

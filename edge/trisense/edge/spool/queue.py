@@ -19,11 +19,12 @@ from typing import Final, TypeVar
 import structlog
 from trisense.core.errors import SpoolError, SpoolFull
 from trisense.core.messages import EpochReceipt
-from trisense.core.model import Batch, BatchClass, Counters, Value
+from trisense.core.model import Batch, BatchClass, ClockState, Counters, Value
 from trisense.edge.clock import Clock
 from trisense.edge.ordinals import Ordinals
 from trisense.edge.spool import file as files
 from trisense.edge.spool import reading, room
+from trisense.edge.spool.finalise import Unfinished, finalise, unfinished
 from trisense.edge.spool.model import Cut, Head, Loss, Settled, SpoolOptions, Summary
 from trisense.edge.spool.salvage import Salvage
 from trisense.edge.spool.shelf import Shelf
@@ -368,6 +369,30 @@ class Spool:
                 raise SpoolError(f"{self.path}: {error}") from error
             self._recover(error)
             return work()
+
+    # --- times ---
+
+    def line_ns(self) -> int:
+        """Newest final time of the box's own line of time; -1 where there is none."""
+        return self._shelf.books.line_ns()
+
+    def unfinished(self) -> list[Unfinished]:
+        """Boots with open batches, in their order."""
+        return self._guarded(lambda: unfinished(self._shelf))
+
+    def finalise(self, boot_id: str, offset_ns: int, clock: ClockState, limit: int = 64) -> int:
+        """Make the oldest open batches of a boot final, at most ``limit``, in one transaction.
+
+        Their times become boot time plus ``offset_ns`` and never change again. Gives how many; none is
+        left when it gives 0.
+
+        Raises:
+            SpoolError: the disk failed; they are open still.
+        """
+        done, damaged = self._durably(lambda: finalise(self._shelf, boot_id, offset_ns, clock, limit))
+        for identity in damaged:
+            self._condemn(identity)
+        return done + len(damaged)
 
     # --- receipts and counters ---
 

@@ -70,7 +70,7 @@ class Salvage:
         with _transaction(db):
             db.executemany("INSERT INTO stream VALUES (?,?,?,?,?)", [row.cells() for row in streams])
             db.executemany(
-                "INSERT INTO epoch VALUES (?,?,?,?,?,?,?)", [row.cells() for row in epochs.values()]
+                "INSERT INTO epoch VALUES (?,?,?,?,?,?,?,?)", [row.cells() for row in epochs.values()]
             )
         self._epochs = epochs
         self._streams = {row.id: unpack_stream(row.description) for row in streams}
@@ -89,7 +89,7 @@ class Salvage:
                     with contextlib.suppress(sqlite3.IntegrityError):  # a damaged tree may give a row twice
                         row.insert(db)
                 unknown = self._learn(part)
-                db.executemany("INSERT OR REPLACE INTO epoch VALUES (?,?,?,?,?,?,?)", unknown)
+                db.executemany("INSERT OR REPLACE INTO epoch VALUES (?,?,?,?,?,?,?,?)", unknown)
             for row in part:
                 if row.settled != WAITING or settled == WAITING:
                     self._present.setdefault(epoch_number(row.epoch), set()).add(row.seq)
@@ -112,7 +112,7 @@ class Salvage:
             epoch = epoch_number(row.epoch)
             known = self._epochs.get(epoch)
             if known is None or (not known.exact and known.next_seq <= row.seq):
-                fresh[epoch] = self._epochs[epoch] = EpochRow(epoch_name(epoch), 0, row.seq + 1, 0, 0, 0)
+                fresh[epoch] = self._epochs[epoch] = _unknown_epoch(epoch, row)
         return [row.cells() for row in fresh.values()]
 
     def losses(self, noted: Iterable[int]) -> list[Loss]:
@@ -130,6 +130,12 @@ class Salvage:
             if not known_end:
                 found.append(Loss("corrupt", epoch, next_seq, None))
         return found
+
+
+def _unknown_epoch(epoch: int, row: BatchRow) -> EpochRow:
+    return EpochRow(
+        epoch_name(epoch), 0, row.seq + 1, low_seq=0, samples_committed=0, exact=0, line_ns=row.committed_ns
+    )
 
 
 def _gaps(present: set[int], end: int) -> list[tuple[int, int]]:

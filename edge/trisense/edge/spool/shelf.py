@@ -157,7 +157,7 @@ class Shelf:
 
     def commit(self, cut: Cut) -> Head:
         """Make ``cut`` a batch."""
-        clock, now_ns = self._clock.state(), self._clock.now_ns()
+        clock, now_ns = cut.clock or self._clock.state(), self._clock.now_ns()
         row = BatchRow(
             id=0,
             epoch=epoch_name(self.epoch),
@@ -180,7 +180,10 @@ class Shelf:
             blob=cut.blob,
         )
         identity = row.insert(self.db)
-        self.books.mark(cut.samples)
+        if cut.offset_ns is None:  # provisional times are marked when they are final
+            self.books.mark(cut.samples)
+        if cut.line_ns is not None:
+            self.books.epochs[self.epoch].line_ns = cut.line_ns
         self.books.count(self.epoch, row.samples)
         size_bytes, preview = row.size_bytes, bool(row.preview)
         head = Head(identity, self.epoch, row.seq, cut.batch_class, row.samples, size_bytes, preview)
@@ -226,6 +229,28 @@ class Shelf:
         """The batch in a row, or None where the row is damaged."""
         return reading.batch(row, self.books.stream)
 
+    def rewrite(self, row: BatchRow, size_before_bytes: int) -> None:
+        """Write a batch anew that was open and waits."""
+        self.db.execute(
+            "UPDATE batch SET state = ?, settled_ns = ?, committed_ns = ?, offset_ns = ?, synced = ?,"
+            " error_ms = ?, size_bytes = ?, hash = ?, rows = ?, crc = ? WHERE id = ?",
+            (
+                row.state,
+                row.settled_ns,
+                row.committed_ns,
+                row.offset_ns,
+                row.synced,
+                row.error_ms,
+                row.size_bytes,
+                row.hash,
+                row.rows,
+                row.checksum(),
+                row.id,
+            ),
+        )
+        key = (BatchClass(row.batch_class), bool(row.preview))
+        self.tally.waiting[key] = self.tally.waiting[key].plus(0, row.size_bytes - size_before_bytes)
+
     def delete_kept(self, heads: Sequence[Head]) -> None:
         self.tally.kept = self.tally.kept.plus(-len(heads), -sum(head.size_bytes for head in heads))
         self._delete(heads)
@@ -247,7 +272,7 @@ class Shelf:
     def condemn(self, identity: int) -> tuple[int, int]:
         """Mark a damaged row, keeping its bytes for a look; gives (epoch, seq), -1 where unknown."""
         self.db.execute(
-            "UPDATE batch SET settled = ?, settled_ns = ?, age_ns = ? WHERE id = ?",
+            "UPDATE batch SET state = 'final', settled = ?, settled_ns = ?, age_ns = ? WHERE id = ?",
             (DAMAGED, self._clock.now_ns(), self.age_ns, identity),
         )
         epoch, seq = reading.identity_in_index(self.db, identity) or (-1, -1)
