@@ -280,8 +280,8 @@ class Bench:
     def start_box(self) -> Child:
         return self._children.start("box", self.syncs.watching(trisense("edge", "run", str(self.config))))
 
-    async def start_gateway(self) -> None:
-        """Broker, gateway and the watcher beside it."""
+    async def start_gateway(self) -> Child:
+        """Broker, gateway and the watcher beside it; gives the gateway."""
         broker = self._folder / "mosquitto.conf"
         broker.write_text(
             f"listener {self._mqtt} 127.0.0.1\nallow_anonymous true\nmax_packet_size 327680\n"
@@ -295,7 +295,9 @@ class Bench:
             f'[mqtt]\nhost = "127.0.0.1"\nport = {self._mqtt}\n[store]\nkind = "duckdb"\n'
             f'path = "store.duckdb"\n[http]\nport = {self._http}\n'
         )
-        wait_for_port(self._children.start("gateway", trisense("gateway", "run", str(gateway))), self._http)
+        child = self._children.start("gateway", trisense("gateway", "run", str(gateway)))
+        wait_for_port(child, self._http)
+        return child
 
     async def until(self, true: Callable[[], object]) -> None:
         """Wait for something to happen; a process that died meanwhile ends the bench with its last words."""
@@ -339,12 +341,13 @@ async def outage(bench: Bench, batches: int, seconds: float) -> dict[str, float]
     box = bench.start_box()
     await asyncio.sleep(SETTLE_S + seconds)
     found = {"memory_after_outage_mb": memory_mb(box), "backlog_readings": float(readings)}
-    await bench.start_gateway()
+    gateway = await bench.start_gateway()
     await bench.until(lambda: bench.watcher.payload_bytes.get("backlog"))
     bench.watcher.forget()
-    before, began, cpu = bench.watcher.stored_batches, time.monotonic(), cpu_s(box)
+    before, began = bench.watcher.stored_batches, time.monotonic()
+    cpu, gateway_cpu = cpu_s(box), cpu_s(gateway)
     await bench.until(lambda: bench.watcher.stored_batches - before >= batches)
-    took, cpu = time.monotonic() - began, cpu_s(box) - cpu
+    took, cpu, gateway_cpu = time.monotonic() - began, cpu_s(box) - cpu, cpu_s(gateway) - gateway_cpu
     live_latencies = quantiles(bench.watcher.latencies_s)
     backlog_bytes = bench.watcher.payload_bytes.get("backlog", 0)
     await asyncio.sleep(seconds)
@@ -354,6 +357,7 @@ async def outage(bench: Bench, batches: int, seconds: float) -> dict[str, float]
         "drain_s": took,
         "day_s": took * 86_400 / batches,
         "drain_cpu_percent": 100 * cpu / took,
+        "drain_gateway_cpu_percent": 100 * gateway_cpu / took,
         "bytes_per_reading": backlog_bytes / readings,
         "memory_after_draining_mb": memory_mb(box),
         **live_latencies,
@@ -406,6 +410,7 @@ def main() -> int:
         f" {f['backlog_readings'] / 1e6:.1f} M readings drained into DuckDB in {f['drain_s']:.0f} s,"
         f" so a day in {f['day_s']:.0f} s (to reach {DAY_TARGET_S:.0f}),"
         f" {f['bytes_per_reading']:.2f} bytes a reading (to reach {DRAIN_BYTES_TARGET:.0f}),"
+        f" box at {f['drain_cpu_percent']:.0f} % of a core, gateway {f['drain_gateway_cpu_percent']:.0f} %,"
         f" live meanwhile p50 {f['live_p50_s']:.2f} s, p99 {f['live_p99_s']:.2f} s;"
         f" then {f['memory_after_draining_mb']:.0f} MB"
     )
