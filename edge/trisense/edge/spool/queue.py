@@ -391,7 +391,7 @@ class Spool:
         """
         done, damaged = self._durably(lambda: finalise(self._shelf, boot_id, offset_ns, clock, limit))
         for identity in damaged:
-            self._condemn(identity)
+            self.condemn(identity)
         return done + len(damaged)
 
     # --- receipts and counters ---
