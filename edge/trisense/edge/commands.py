@@ -15,6 +15,7 @@ import typer
 from trisense.core import logs
 from trisense.edge import checking
 from trisense.edge.config import load
+from trisense.edge.doctor.command import doctor
 from trisense.edge.notify import Notifier
 from trisense.edge.ports_command import ports
 from trisense.edge.runtime import Box
@@ -28,6 +29,7 @@ log = structlog.get_logger(__name__)
 app = typer.Typer(no_args_is_help=True, help="Run or check a field box.")
 app.command()(scan)
 app.command()(status)
+app.command()(doctor)
 app.command()(ports)
 
 LINGER_S: Final = 1.0

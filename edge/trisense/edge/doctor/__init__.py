@@ -1,0 +1,1 @@
+"""``trisense edge doctor``: measures what the promises of a box rest on, and says what to do."""
