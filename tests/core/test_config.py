@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
-from trisense.core.config import ConfigModel, load_toml, read_secret
+from trisense.core.config import ConfigModel, load_toml, parse_toml, read_secret
 from trisense.core.errors import ConfigError, Mistake
 
 
@@ -98,3 +98,23 @@ def test_a_missing_or_empty_secret_is_an_error(tmp_path: Path, content: str | No
         file.write_text(content)
     with pytest.raises(ConfigError, match="secret"):
         read_secret(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a." * 45_000 + "b = 1",
+        '"a" . ' * 15_000 + "b = 1",
+        "[" + "a." * 45_000 + "b]",
+        "a=" + "[" * 40 + "]" * 40,
+    ],
+)
+def test_keys_and_values_nested_too_deep_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="at most 32 levels of nesting"):  # the parser alone takes a minute
+        parse_toml(Path("hostile.toml"), text)
+
+
+def test_keys_of_a_few_parts_are_none_of_those() -> None:
+    assert parse_toml(Path("box.toml"), 'a.b."c d".e = "10.0.0.1"') == {
+        "a": {"b": {"c d": {"e": "10.0.0.1"}}}
+    }

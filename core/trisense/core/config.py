@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,11 @@ __all__ = [
     "read_toml",
 ]
 
+DEPTH_MAX = 32
+"""Deeper tables are no configuration, and would end those who walk through them."""
+PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
+TOO_DEEP = re.compile(rf"(?<![\w-])(?:{PART}){{{DEPTH_MAX}}}")
+"""A key of so many parts; tomllib takes a minute for one of 45,000 (the time grows with their square)."""
 SECRET_WORDS = ("password", "passwd", "token", "secret", "api_key", "apikey", "private_key")
 
 
@@ -61,12 +67,27 @@ def parse_toml(path: Path, text: str) -> dict[str, Any]:
     """The tables of ``text``, which came from ``path``.
 
     Raises:
-        ConfigError: no TOML (with its line).
+        ConfigError: no TOML (with its line), or nested deeper than ``DEPTH_MAX``.
     """
+    too_deep = Mistake("file", f"at most {DEPTH_MAX} levels of nesting", "more")
+    if TOO_DEEP.search(text):
+        raise ConfigError(str(path), [too_deep])
     try:
-        return tomllib.loads(text)
+        tables = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(str(path), [Mistake("file", "valid TOML", str(error))]) from error
+    level: list[Any] = [tables]
+    for _ in range(DEPTH_MAX):
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            return tables
+    raise ConfigError(str(path), [too_deep])
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
 
 
 def check(path: Path, tables: Mapping[str, Any], model: type[Model]) -> Model:
