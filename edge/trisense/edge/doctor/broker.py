@@ -116,7 +116,7 @@ def _unverified(table: MqttTable) -> Certificate | None:
 
 
 def _validity(name: str, certificate: Certificate, where: str) -> Finding:
-    now = datetime.now(UTC)
+    now = _now()
     days = certificate.days_left(now)
     values: Values = {"days_left": round(days, 1), "not_before": certificate.not_before.isoformat()}
     if now < certificate.not_before:
@@ -147,6 +147,10 @@ def _own_name(file: Path, box: str) -> Iterator[Finding]:
         measured = f"the certificate is for {own.name!r}, [box] id is {box!r}"
         advice = "make them equal: the broker lets a box write below its certificate's name alone"
         yield Finding("own name", Verdict.BAD, measured, advice)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _ms(began_s: float) -> str:
