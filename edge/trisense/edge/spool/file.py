@@ -19,12 +19,13 @@ import structlog
 from trisense.core.errors import SpoolError, SpoolLocked
 from trisense.edge.spool.model import epoch_name, epoch_number
 from trisense.edge.spool.rows import checksum
-from trisense.edge.spool.wal import marked_commits
+from trisense.edge.spool.wal import PAGE_BYTES, marked_commits
 
 __all__ = [
     "AGE_NEVER_NS",
     "CORRUPT_CODES",
     "ID_MAX",
+    "PAGE_BYTES",
     "BatchRow",
     "EpochNote",
     "EpochRow",
@@ -52,7 +53,6 @@ AGE_NEVER_NS: Final = 1 << 56
 a receipt changes a few bytes in place and no picture is written again."""
 SETTLED_MARKS: Final = (0, 0x5A5A, 0xA5A5, 0x3C3C)
 """What a row's checksum is XORed with, by ``settled``: a flipped bit makes no receipt."""
-PAGE_BYTES: Final = 4096
 CHECKPOINT_PAGES: Final = 256
 """The WAL is folded into the file every MiB: what a full disk must still have room for."""
 CHECKED_BYTES: Final = 64 * 1024 * 1024

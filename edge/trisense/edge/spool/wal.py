@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["marked_commits", "whole_commits"]
+__all__ = ["PAGE_BYTES", "marked_commits", "whole_commits"]
 
 HEAD: Final = struct.Struct(">III I 8s 8s")
 FRAME: Final = struct.Struct(">II 8s 8s")
+PAGE_BYTES: Final = 4096
+"""Of every spool."""
 SUMMED_OF_HEAD: Final = 24
 SUMMED_OF_FRAME: Final = 8
 BIG_ENDIAN: Final = 1
@@ -34,18 +36,11 @@ def marked_commits(wal: Path) -> int:
 
 def whole_commits(wal: Path) -> int:
     """Frames up to the last commit before the first damaged frame; slow, for a check only."""
-    try:
-        with wal.open("rb") as file:
-            head = file.read(HEAD.size)
-    except FileNotFoundError:
+    head = _head(wal)
+    if not _head_is_whole(head):
         return 0
-    if len(head) < HEAD.size:
-        return 0
-    order = ">" if head[3] & BIG_ENDIAN else "<"
+    order, last = _order(head), 0
     sums = _summed(order, head[:SUMMED_OF_HEAD], (0, 0))
-    last = 0
-    if struct.pack(">II", *sums) != head[SUMMED_OF_HEAD:]:
-        return last
     for number, (frame, page) in enumerate(_frames(wal), start=1):
         if len(page) % SUMMED_OF_FRAME:
             break
@@ -59,22 +54,42 @@ def whole_commits(wal: Path) -> int:
 
 
 def _frames(wal: Path) -> Iterator[tuple[bytes, bytes]]:
-    """(head, page) of each whole frame that belongs to the log since its last reset."""
+    """(head, page) of each frame; those from before the last reset without a mark.
+
+    Where the log's own head is damaged, nobody can tell which these are, and SQLite takes none of them.
+    """
+    head = _head(wal)
+    if len(head) < HEAD.size:
+        return
+    whole = _head_is_whole(head)
+    _, _, page_bytes, _, salts, _ = HEAD.unpack(head)
+    with wal.open("rb") as file:
+        file.seek(HEAD.size)
+        while len(frame := file.read(FRAME.size)) == FRAME.size:
+            page = file.read(page_bytes if whole else PAGE_BYTES)
+            if whole and FRAME.unpack(frame)[2] != salts:
+                yield FRAME.pack(0, 0, salts, bytes(8)), page
+            else:
+                yield frame, page
+
+
+def _head(wal: Path) -> bytes:
     try:
         with wal.open("rb") as file:
-            head = file.read(HEAD.size)
-            if len(head) < HEAD.size:
-                return
-            _, _, page_bytes, _, salts, _ = HEAD.unpack(head)
-            while len(frame := file.read(FRAME.size)) == FRAME.size:
-                page = file.read(page_bytes)
-                # A damaged salt is no older one: what follows it may still be ours.
-                if FRAME.unpack(frame)[2] == salts:
-                    yield frame, page
-                else:
-                    yield FRAME.pack(0, 0, salts, bytes(8)), page
+            return file.read(HEAD.size)
     except FileNotFoundError:
-        return
+        return b""
+
+
+def _head_is_whole(head: bytes) -> bool:
+    if len(head) < HEAD.size:
+        return False
+    sums = _summed(_order(head), head[:SUMMED_OF_HEAD], (0, 0))
+    return struct.pack(">II", *sums) == head[SUMMED_OF_HEAD:] and any(head)
+
+
+def _order(head: bytes) -> str:
+    return ">" if head[3] & BIG_ENDIAN else "<"
 
 
 def _summed(order: str, data: bytes, sums: tuple[int, int]) -> tuple[int, int]:
