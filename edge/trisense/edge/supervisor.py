@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections import Counter
@@ -81,11 +82,15 @@ def _reason(error: Exception) -> str:
 
 
 class Schedule:
-    """Slots at a fixed distance: no drift, and no burst after a slow read."""
+    """Slots at a fixed distance: no drift, and no burst after a slow read.
+
+    They lie on one grid for all devices: those of one interval and phase are due together, and the box wakes
+    up once for all of them.
+    """
 
     def __init__(self, interval_s: float, phase: float, now_s: float) -> None:
         self._interval_s = interval_s
-        self._start_s = now_s + phase * interval_s
+        self._start_s = (math.ceil(now_s / interval_s - phase) + phase) * interval_s
         self._slot = -1
 
     def next(self, now_s: float) -> tuple[float, int]:
