@@ -7,9 +7,11 @@ therefore held against its question here before pymodbus sees it.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from pymodbus.pdu import ModbusPDU
@@ -22,7 +24,6 @@ from pymodbus.pdu.bit_message import (
 )
 from pymodbus.pdu.register_message import (
     ReadHoldingRegistersRequest,
-    ReadHoldingRegistersResponse,
     ReadInputRegistersRequest,
     ReadWriteMultipleRegistersRequest,
     WriteMultipleRegistersRequest,
@@ -50,6 +51,8 @@ FIXED_REPLY: Final = (5, 6, 15, 16)
 """Functions whose good reply is function, address and value or count: five bytes."""
 EXCEPTION_BIT: Final = 0x80
 PDU_MAX: Final = 253
+QUESTIONS_KEPT: Final = 1024
+"""A box asks the same questions each second."""
 
 EXCEPTIONS: Final = {
     1: "illegal function",
@@ -126,6 +129,7 @@ class Question:
         return ask(self.unit, self.function, address, count)
 
 
+@lru_cache(maxsize=QUESTIONS_KEPT)
 def ask(unit: int, function: int, address: int, count: int) -> Question:
     """The question for ``count`` bits or registers from ``address``.
 
@@ -177,9 +181,7 @@ def request_pdu(
 
 def registers_of(pdu: bytes) -> list[int]:
     """Registers of an answer that ``Question.trouble_with`` found good."""
-    reply = ReadHoldingRegistersResponse()
-    reply.decode(pdu[1:])
-    return list(reply.registers)
+    return list(struct.unpack(f">{pdu[1] // 2}H", pdu[2:]))
 
 
 def bits_of(pdu: bytes) -> list[bool]:

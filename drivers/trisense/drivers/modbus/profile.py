@@ -192,19 +192,34 @@ class FieldTable(ConfigModel):
         below = math.lcm(scale.denominator, offset.denominator)
         return int(scale * below), int(offset * below), below
 
+    @cached_property
+    def _patterns(self) -> frozenset[int]:
+        """The sentinels as they read here, whichever way the sheet writes them."""
+        if self.type[0] != "s":
+            return frozenset(self.sentinel)
+        whole = 1 << 8 * SIZE_BYTES[self.type]
+        return frozenset(n - whole if whole // 2 <= n < whole else n for n in self.sentinel)
+
     def value(self, registers: Sequence[int]) -> Value:
         """What the registers of this field say: a number, or None for a sentinel, NaN or infinity."""
-        data = _in_order(registers, self.word_order)[self.byte :][: SIZE_BYTES[self.type]]
-        if self.type in ("f32", "f64"):
+        return self.value_at(_packed(registers), 0)
+
+    def value_at(self, data: bytes, at: int) -> Value:
+        """The same of a field whose first register lies at byte ``at`` of ``data``, high bytes first."""
+        if self.word_order == "ABCD":
+            at += self.byte
+        else:
+            data, at = _in_order(data[at : at + 2 * self.width], self.word_order), 0
+        data = data[at : at + SIZE_BYTES[self.type]]
+        kind = self.type[0]
+        if kind == "f":
             return self._float_value(data)
-        raw = int.from_bytes(data, "big", signed=self.type.startswith("s"))
-        if raw in self.sentinel or int.from_bytes(data, "big") in self.sentinel:
+        raw = int.from_bytes(data, "big", signed=kind == "s")
+        if raw in self._patterns:
             return None
         a, b, c = self._ratio
         number = raw * a + b
-        if self.stream_field.type is FieldType.INT:
-            return number // c
-        return number / c
+        return number // c if self.stream_field.type is FieldType.INT else number / c
 
     def _float_value(self, data: bytes) -> Value:
         raw: float = struct.unpack(">f" if self.type == "f32" else ">d", data)[0]
@@ -269,10 +284,8 @@ class Request:
         """Values by field name; ``data`` is the answer's registers, or its bits as 0 and 1."""
         if self.function in READ_BITS:
             return {field.name: int(data[field.address - self.address]) for field in self.fields}
-        return {
-            field.name: field.value(data[field.address - self.address : field.end - self.address])
-            for field in self.fields
-        }
+        packed, first = _packed(data), self.address
+        return {field.name: field.value_at(packed, 2 * (field.address - first)) for field in self.fields}
 
 
 class Profile(ConfigModel):
@@ -448,11 +461,18 @@ def _exclude(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     return any(option in other and other[option] != value for option, value in one.items())
 
 
-def _in_order(registers: Sequence[int], order: WordOrder) -> bytes:
-    if order in ("CDAB", "DCBA"):
-        registers = registers[::-1]
-    byte_order: Literal["big", "little"] = "little" if order in ("BADC", "DCBA") else "big"
-    return b"".join(register.to_bytes(2, byte_order) for register in registers)
+def _packed(registers: Sequence[int]) -> bytes:
+    """Registers as they go over the line."""
+    return struct.pack(f">{len(registers)}H", *registers)
+
+
+def _in_order(data: bytes, order: WordOrder) -> bytes:
+    """The bytes of one value with the highest first."""
+    if order in ("BADC", "CDAB"):
+        swapped = bytearray(data)
+        swapped[::2], swapped[1::2] = data[1::2], data[::2]
+        data = bytes(swapped)
+    return data[::-1] if order in ("CDAB", "DCBA") else data
 
 
 def _shortest_f32(value: float) -> str:
