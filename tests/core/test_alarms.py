@@ -370,3 +370,9 @@ def test_rules_can_be_exchanged_and_what_is_watched_no_more_is_cleared() -> None
     assert (told.subject.rule, told.raised, told.why) == (damp, False, "no longer watched")
     assert evaluator.feed(sample(41.0, 2.0), 2.0) == []
     assert [t.raised for t in evaluator.feed(sample(20.0, 3.0), 3.0)] == [False]
+
+
+def test_samples_of_another_shape_than_the_rule_was_bound_to_are_left_alone() -> None:
+    evaluator = watching(rule())
+    other = Stream("roof", "weather", Layer.GROUND, (Field("wind_speed", "m/s"),))
+    assert evaluator.feed(Sample(other, T0_NS, (99.0,)), 0.0) == []

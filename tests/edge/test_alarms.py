@@ -43,7 +43,7 @@ priority = "high"
 name = "dead"
 kind = "device"
 device = "*"
-for_s = 2.0
+for_s = 0.5
 [[alarm]]
 name = "silent"
 kind = "missing"
@@ -91,7 +91,7 @@ def box_file(tmp_path: Path) -> Path:
 
 def write(file: Path, *, port: int, rules: str = RULES) -> None:
     file.write_text(
-        f'[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = {port}\n'
+        f'[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = {port}\n[clock]\nhold_s = 0\n'
         '[[device]]\nname = "dust"\ndriver = "nova"\n'
         f'line = "serial://{file.parent}/tty-dust?baud=9600"\nwarm_up_s = 0\n' + rules
     )
@@ -180,7 +180,7 @@ async def test_a_device_that_cannot_be_read_is_an_alarm(
     start()  # there is no pty
     await gateway.until(lambda: len(alarms(gateway, "dead")) == 1)
     (row,) = alarms(gateway, "dead")
-    assert (row["state"], row["device"], row["limit"], row["unit"]) == ("raised", "dust", 2.0, "s")
+    assert (row["state"], row["device"], row["limit"], row["unit"]) == ("raised", "dust", 0.5, "s")
     assert "tty-dust" in row["message"]
 
 
@@ -271,7 +271,7 @@ def mistakes(box_file: Path, old: str, new: str) -> dict[str, str]:
         ('field = "pm2_5"', 'field = "pm25"', "alarm[0].field", "one of pm10, pm2_5"),
         ('unit = "ug/m3"', 'unit = "mg/m3"', "alarm[0].unit", "'ug/m3'"),
         ('device = "dust"\nmissing', 'device = "dost"\nmissing', "alarm[2].device", "one of box, dust"),
-        ("for_s = 2.0", "for_s = -2.0", "alarm[1].for_s", "greater than"),
+        ("for_s = 0.5", "for_s = -0.5", "alarm[1].for_s", "greater than"),
     ],
 )
 def test_a_rule_is_checked_against_the_boxs_own_devices(

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from trisense.core.model import Batch, BatchClass, ClockState, Counters, Sample, batch_hash
 from trisense.core.wire import Header, pack
-from trisense.drivers import Observed
 from trisense.edge import health as health_module
 from trisense.edge.clock import SystemClock
 from trisense.edge.config import load
-from trisense.edge.health import HEALTH, HealthTeller, health_values
+from trisense.edge.health import HEALTH, health_values
 from trisense.edge.runtime import Box
 from trisense.edge.spool import Spool
 from trisense.edge.status.model import Status
@@ -22,7 +21,7 @@ from trisense.edge.status.model import Status
 def box_file(tmp_path: Path) -> Path:
     file = tmp_path / "box.toml"
     file.write_text(
-        '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 9\n'
+        '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 9\n[clock]\nhold_s = 0\n'
         '[[device]]\nname = "dust"\ndriver = "plantower"\nline = "serial:///dev/no-such-port"\n'
         '[[alarm]]\nname = "failing"\nkind = "threshold"\ndevice = "box"\nfield = "devices_failing"\n'
         'unit = "{device}"\nabove = 0\n'
@@ -59,28 +58,8 @@ async def picture(box_file: Path) -> Status:
     return await box._outside.gatherer.status()
 
 
-async def test_bytes_are_of_the_day_by_utc(box_file: Path) -> None:
-    now = await picture(box_file)
-    told: list[Observed] = []
-
-    async def once(payload_bytes: int, day: int) -> object:
-        nonlocal now
-        link = now.link.model_copy(update={"payload_bytes": payload_bytes})
-        clock = now.clock.model_copy(update={"now_ns": day * 86_400 * 10**9 + 1})
-        now = now.model_copy(update={"link": link, "clock": clock})
-        await teller.once()
-        return told[-1].values["sent_today"]
-
-    async def ask() -> Status:
-        return now
-
-    teller = HealthTeller(ask, told.extend, alarms_active=lambda: 0)
-    assert [await once(100, 20_000), await once(150, 20_000)] == [100, 150]
-    assert [await once(170, 20_001), await once(300, 20_001)] == [0, 130]
-
-
 async def test_an_hour_of_health_takes_little(box_file: Path) -> None:
-    values = health_values(await picture(box_file), alarms_active=0, sent_today_bytes=0)
+    values = health_values(await picture(box_file), alarms_active=0, link_today_bytes=0)
     samples = tuple(
         Sample(
             HEALTH,

@@ -124,6 +124,10 @@ class LinkTable(ConfigModel):
     while the clock cannot be trusted."""
     outside_hours: Traffic = "live"
     """What goes on outside them."""
+    preview: bool = True
+    """Whether an outage is summed up by minute (lowest, mean, highest of each number), to be sent first."""
+    preview_after_s: Annotated[float, Constrained(ge=10, le=3600)] = 60.0
+    """How long an outage must last for that."""
 
     @field_validator("hours")
     @classmethod

@@ -35,14 +35,13 @@ HEALTH: Final = Stream(
         Field("samples_dropped", "{sample}", FieldType.INT),
         Field("alarms_active", "{alarm}", FieldType.INT),
         Field("bus_load", "%", FieldType.FLOAT, 0.1),
-        Field("sent_today", "By", FieldType.INT),
+        Field("link_today", "By", FieldType.INT),
     ),
     tick_ns=1_000_000_000,
 )
-DAY_NS: Final = 86_400 * 1_000_000_000
 
 
-def health_values(status: Status, *, alarms_active: int, sent_today_bytes: int) -> dict[str, Value]:
+def health_values(status: Status, *, alarms_active: int, link_today_bytes: int) -> dict[str, Value]:
     """The row of a box, by field name; null where nobody can say."""
     machine, spool, clock = status.machine, status.spool, status.clock
     loads = [bus.measured for bus in status.buses if bus.measured is not None]
@@ -63,7 +62,7 @@ def health_values(status: Status, *, alarms_active: int, sent_today_bytes: int) 
         "samples_dropped": spool.dropped,
         "alarms_active": alarms_active,
         "bus_load": round(100 * max(loads), 1) if loads else None,
-        "sent_today": sent_today_bytes,
+        "link_today": link_today_bytes,
     }
 
 
@@ -74,33 +73,23 @@ class HealthTeller:
         self,
         ask: Callable[[], Awaitable[Status]],
         tell: Callable[[Sequence[Observed]], None],
+        *,
         alarms_active: Callable[[], int],
+        link_today_bytes: Callable[[], int],
     ) -> None:
         """``ask`` gives the picture of the box; ``tell`` is given rows of ``HEALTH``."""
         self._ask = ask
         self._tell = tell
         self._alarms_active = alarms_active
-        self._day = 0
-        self._sent_before_bytes = 0
+        self._link_today_bytes = link_today_bytes
 
     async def run(self) -> None:
         """Tell every ``HEALTH_S``, until cancelled."""
         while True:
             await asyncio.sleep(HEALTH_S)
-            await self.once()
-
-    async def once(self) -> None:
-        """Tell it now."""
-        status = await self._ask()
-        values = health_values(
-            status, alarms_active=self._alarms_active(), sent_today_bytes=self._sent_today_bytes(status)
-        )
-        self._tell([Observed(HEALTH.measurement, values)])
-
-    def _sent_today_bytes(self, status: Status) -> int:
-        day = status.clock.now_ns // DAY_NS
-        if day != self._day:
-            # The day of the start counts from the start.
-            self._sent_before_bytes = status.link.payload_bytes if self._day else 0
-            self._day = day
-        return status.link.payload_bytes - self._sent_before_bytes
+            values = health_values(
+                await self._ask(),
+                alarms_active=self._alarms_active(),
+                link_today_bytes=self._link_today_bytes(),
+            )
+            self._tell([Observed(HEALTH.measurement, values)])

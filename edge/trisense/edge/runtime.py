@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from trisense.edge.hotplug import HotPlug
 from trisense.edge.link import Connector
 from trisense.edge.notify import Notifier
 from trisense.edge.ordinals import Ordinals
+from trisense.edge.preview import GapPreview, preview_of, previewed
 from trisense.edge.remote import Remote
 from trisense.edge.remote.hands import subscriptions
 from trisense.edge.service import Service
@@ -97,11 +98,20 @@ class Box:
         )
         self._outside = Outside(self)
         self._own: Stamper
-        self._health = HealthTeller(
-            self._outside.gatherer.status, self.emit, alarms_active=lambda: len(self.alarms.active)
-        )
         self.alarms = AlarmWatch(self.clock, self.emit)
-        self.listeners.append(self.alarms.heard)
+        self._health = HealthTeller(
+            self._outside.gatherer.status,
+            self.emit,
+            alarms_active=lambda: len(self.alarms.active),
+            link_today_bytes=lambda: self.uplink.status().used_bytes,
+        )
+        self._previews = GapPreview(
+            lambda cuts: self._commit(cuts, ()),
+            counters=lambda: (self.batcher.committed, self.uplink.counts["batches_receipted"]),
+            now_ns=self.clock.now_ns,
+            offset_ns=lambda: self.timeline.stamp().offset_ns,
+        )
+        self.listeners += [self.alarms.heard, self._previews.heard]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``; what was sensed is in the spool when it returns.
@@ -117,7 +127,7 @@ class Box:
             sending = asyncio.create_task(self.uplink.run(), name="uplink")
             try:
                 self._own = await self.stamper([ALARM, HEALTH])
-                self.alarms.apply(self.config.alarms, self.config.devices)
+                await self._observe(self.config.devices)
                 await together(
                     {
                         "stop": _until(stop),
@@ -129,6 +139,7 @@ class Box:
                         "devices": self.devices.run(self.config.devices),
                         "alarms": self.alarms.run(self.devices.supervisors),
                         "health": self._health.run(),
+                        "previews": self._previews.run(),
                         "hotplug": HotPlug(self.devices, self.lines).run(),
                         "outside": self._outside.run(),
                         "service": self._service.run([committing, sending]),
@@ -149,7 +160,15 @@ class Box:
         """
         await self._adopt(config)
         await self.devices.apply(config.devices)
-        self.alarms.apply(config.alarms, config.devices)
+        await self._observe(self.devices.devices.values())
+
+    async def _observe(self, devices: Collection[Device]) -> None:
+        """Let alarms and previews follow the configuration and these devices."""
+        config = self.config
+        self.alarms.apply(config.alarms, devices)
+        streams = previewed(devices) if config.link.preview else []
+        await self._number([made for stream in streams if (made := preview_of(stream)) is not None])
+        self._previews.watch(streams, self._ordinals.__getitem__, after_s=config.link.preview_after_s)
 
     async def _adopt(self, config: BoxConfig) -> None:
         """``apply`` for all but the devices."""
@@ -179,11 +198,15 @@ class Box:
         stopped; ``tell`` as in ``Stamper``.
         """
         streams = treated.streams if isinstance(treated, Treatment) else treated
+        await self._number(streams)
+        return Stamper(treated, self._ordinals.__getitem__, tell)
+
+    async def _number(self, streams: Iterable[Stream]) -> None:
+        """Have ordinals of these streams."""
         fresh = [stream.key for stream in streams if stream.key not in self._ordinals]
         known = await self.door.run(lambda spool: {key: spool.ordinals(key) for key in fresh})
         for key, ordinals in known.items():
             self._ordinals.setdefault(key, ordinals)
-        return Stamper(treated, self._ordinals.__getitem__, tell)
 
     def take(self, stamper: Stamper, rows: Sequence[Observed]) -> None:
         """Stamp ``rows``, queue them for the next commit, and show them to the listeners."""

@@ -36,8 +36,10 @@ class Subject:
     measurement: str | None = None
     """None: any of the device's."""
     field: str | None = None
+    stream: Stream | None = None
+    """Stream of the field; samples of another shape, while a device is being exchanged, are left alone."""
     index: int | None = None
-    """Place of the field in its stream."""
+    """Place of the field in it."""
     limit_s: float | None = None
     """For missing data: how long silence may last."""
 
@@ -125,7 +127,7 @@ def _field(
     rule: ThresholdRule | RateRule | MissingRule, stream: Stream, index: int, source: Source, path: str
 ) -> Subject | Mistake:
     field = stream.fields[index]
-    subject = Subject(rule, stream.device, stream.measurement, field.name, index)
+    subject = Subject(rule, stream.device, stream.measurement, field.name, stream, index)
     if isinstance(rule, MissingRule):
         return _missing(rule, subject, source, path)
     if field.type is FieldType.STR:

@@ -294,7 +294,9 @@ class Evaluator:
         key = sample.stream.key
         told: list[Transition] = []
         for watch in self._fed.get(key, ()):
-            told += watch.feed(_usable(sample, watch.subject.index), sample, now_s)
+            stream = watch.subject.stream
+            if stream is None or stream is sample.stream or stream == sample.stream:
+                told += watch.feed(_usable(sample, watch.subject.index), sample, now_s)
         for watch in self._any.get(key[0], ()):
             told += watch.feed(None, sample, now_s)
         return told
