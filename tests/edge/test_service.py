@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
+from trisense.edge.config import load
 from trisense.edge.notify import Notifier
 from trisense.edge.progress import Progress
+from trisense.edge.runtime import Box as Runtime
 from trisense.edge.watchdog import Watchdog
 
 WATCHDOG_S = 0.6
@@ -156,27 +158,21 @@ def events(log: str, name: str) -> list[dict[str, object]]:
 # --- a real box ---------------------------------------------------------------------------------------
 
 
-def test_a_box_says_that_it_is_up_how_it_is_and_that_it_goes(start: Start, manager: Manager) -> None:
-    box = start()
-    assert manager.hear() == "READY=1"
-    assert manager.until("STATUS=").startswith("STATUS=1 devices, none failing; ")
-    manager.until("WATCHDOG=1")
-    log = box.end(signal.SIGTERM)
-    assert box.process.returncode == 0, log
-    assert manager.until("STOPPING=1")
-    assert events(log, "stuck") == events(log, "loop_blocked") == []
-
-
-def test_a_driver_that_hangs_in_an_await_starves_nothing(
+def test_a_box_says_that_it_is_up_gets_on_while_a_driver_hangs_in_an_await_and_says_that_it_goes(
     start: Start, manager: Manager, tmp_path: Path
 ) -> None:
     box = start()
+    assert manager.hear() == "READY=1"
+    assert manager.until("STATUS=").startswith("STATUS=1 devices, none failing; ")
     box.script.write_text("wait")
     while not (tmp_path / "waits").exists():
         manager.until("WATCHDOG=1")
     for _ in range(8):  # more than two intervals
         manager.until("WATCHDOG=1")
-    assert events(box.end(signal.SIGTERM), "stuck") == []
+    log = box.end(signal.SIGTERM)
+    assert box.process.returncode == 0, log
+    assert manager.until("STOPPING=1")
+    assert events(log, "stuck") == events(log, "loop_blocked") == []
 
 
 def test_a_driver_that_blocks_the_loop_starves_the_watchdog_and_is_named(
@@ -185,7 +181,7 @@ def test_a_driver_that_blocks_the_loop_starves_the_watchdog_and_is_named(
     box = start()
     manager.until("WATCHDOG=1")
     box.script.write_text("block")
-    manager.until_silent(3 * WATCHDOG_S)
+    manager.until_silent(2 * WATCHDOG_S)
     log = box.end(signal.SIGABRT)  # what systemd does then
     (event,) = events(log, "loop_blocked")
     assert event["task"] == "device-mast"
@@ -205,7 +201,7 @@ def test_a_commit_that_hangs_in_the_disk_starves_the_watchdog_until_it_comes_bac
     box = start(LD_PRELOAD=str(shim), STUCK_DISK=str(flag))
     manager.until("WATCHDOG=1")
     flag.touch()
-    manager.until_silent(3 * WATCHDOG_S)
+    manager.until_silent(2 * WATCHDOG_S)
     flag.unlink()
     manager.until("WATCHDOG=1")
     log = box.end(signal.SIGTERM)
@@ -214,6 +210,26 @@ def test_a_commit_that_hangs_in_the_disk_starves_the_watchdog_until_it_comes_bac
     assert (event["task"], event["step"]) == ("batcher", "commit")
     assert "queue.py" in str(event["stack"])
     assert events(log, "unstuck")
+
+
+async def test_a_change_of_configuration_is_told_as_a_reload(manager: Manager, tmp_path: Path) -> None:
+    file = tmp_path / "box.toml"
+    file.write_text(
+        '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 9\n'
+        '[[device]]\nname = "dust"\ndriver = "plantower"\nline = "tcp://127.0.0.1:9"\n'
+    )
+    stop = asyncio.Event()
+    box = Runtime(load(file), notifier=Notifier({"NOTIFY_SOCKET": manager.address}))
+    running = asyncio.create_task(box.run(stop))
+    await asyncio.to_thread(manager.until, "READY=1")
+    await box.apply(load(file))
+    assert (await asyncio.to_thread(manager.until, "RELOADING=1"), manager.hear()) == (
+        "RELOADING=1",
+        "READY=1",
+    )
+    stop.set()
+    await running
+    await asyncio.to_thread(manager.until, "STOPPING=1")
 
 
 # --- the parts ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from trisense.drivers import ports
 from trisense.drivers.ports import Machine, Port, device_number, serial_paths
 from trisense.edge.config import BoxConfig
 
-__all__ = ["Holder", "PortUse", "absent_ports", "holders", "survey", "unstable_names"]
+__all__ = ["Holder", "PortUse", "absent_ports", "holders", "named_ports", "survey", "unstable_names"]
 
 PROC: Final = Path("/proc")
 
@@ -40,11 +40,20 @@ class PortUse:
     held_by: tuple[Holder, ...]
 
 
+def named_ports(config: BoxConfig) -> Iterator[tuple[str, str, Path]]:
+    """(key path, who uses it, port) of each port that a configuration names."""
+    for index, device in enumerate(config.devices):
+        for option, path in serial_paths(device.driver.config):
+            yield f"device[{index}].{option}", device.name, path
+    for option, path in serial_paths(config.clock):
+        yield f"clock.{option}", "clock", path
+
+
 def survey(config: BoxConfig | None, machine: Machine | None = None) -> list[PortUse]:
     """Every port of this machine."""
     machine = machine or ports.THIS
     users = defaultdict(list)
-    for _, device, path in _named(config):
+    for _, device, path in named_ports(config) if config is not None else ():
         users[device_number(path)].append(device)
     return [
         PortUse(
@@ -63,7 +72,7 @@ def unstable_names(config: BoxConfig, machine: Machine | None = None) -> list[Mi
     machine = machine or ports.THIS
     found = []
     first: dict[int, tuple[str, Path]] = {}
-    for where, _, path in _named(config):
+    for where, _, path in named_ports(config):
         advice = machine.advice(path)
         if advice is not None:
             what, better = advice
@@ -82,7 +91,7 @@ def absent_ports(config: BoxConfig) -> list[Mistake]:
     """Ports that the configuration names and this machine does not have now."""
     return [
         Mistake(where, "a port that is plugged in", f"nothing at {path}")
-        for where, _, path in _named(config)
+        for where, _, path in named_ports(config)
         if device_number(path) is None
     ]
 
@@ -95,13 +104,6 @@ def holders(node: Path) -> list[Holder]:
         return []
     pids = {pid for pid in _processes() if _holds(pid, status.st_rdev)} | _lockers(status)
     return [Holder(pid, _command(pid)) for pid in sorted(pids - {os.getpid()})]
-
-
-def _named(config: BoxConfig | None) -> Iterator[tuple[str, str, Path]]:
-    """(key path, device, port) of each port that a configuration names."""
-    for index, device in enumerate(config.devices if config is not None else ()):
-        for option, path in serial_paths(device.driver.config):
-            yield f"device[{index}].{option}", device.name, path
 
 
 def _processes() -> Sequence[int]:

@@ -158,9 +158,13 @@ class Box:
 
         ``[box]`` id and site, ``[spool]`` and what is opened at the start stay as they were.
         """
-        await self._adopt(config)
-        await self.devices.apply(config.devices)
-        await self._observe(self.devices.devices.values())
+        self._notifier.reloading()
+        try:
+            await self._adopt(config)
+            await self.devices.apply(config.devices)
+            await self._observe(self.devices.devices.values())
+        finally:
+            self._notifier.ready()
 
     async def _observe(self, devices: Collection[Device]) -> None:
         """Let alarms and previews follow the configuration and these devices."""

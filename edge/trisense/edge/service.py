@@ -19,7 +19,7 @@ from trisense.edge.watchdog import Watchdog
 
 __all__ = ["Service"]
 
-STATUS_S: Final = 10.0
+STATUS_S: Final = 15.0
 """How often the line of ``systemctl status`` is made anew."""
 NAMES: Final = 5
 """Most failing devices named in it."""

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from trisense.drivers import ports
-from trisense.drivers.ports import serial_paths
 from trisense.edge.doctor.model import Finding, Patient, Verdict
 from trisense.edge.doctor.timekeeping import commands
-from trisense.edge.port_report import Holder, holders, survey, unstable_names
+from trisense.edge.port_report import Holder, holders, named_ports, survey, unstable_names
 
 __all__ = ["check_meddlers", "check_ports"]
 
@@ -29,11 +28,10 @@ MEDDLERS: Final = {
 def check_ports(patient: Patient) -> Iterator[Finding]:
     """Each port of the configuration; nothing is opened."""
     seen = set()
-    for device in patient.config.devices:
-        for _, path in serial_paths(device.driver.config):
-            if path not in seen:
-                seen.add(path)
-                yield _port(f"port of {device.name}", path, patient)
+    for _, user, path in named_ports(patient.config):
+        if path not in seen:
+            seen.add(path)
+            yield _port(f"port of {user}", path, patient)
     for mistake in unstable_names(patient.config):
         yield Finding(
             "port name", Verdict.WARN, f"{mistake.where}: {mistake.got}", f"name it {mistake.expected}"
