@@ -84,6 +84,7 @@ def crashed(
     with make_spool() as spool:
         fill(spool, range(30))
     with make_spool() as spool:
+        spool._db.execute("PRAGMA wal_autocheckpoint = 0").fetchone()
         fill(spool, range(30, 65))
         spool.replay(0, spool._clock.now_ns())
         spool.settle([EpochReceipt(spool.epoch, stored=((4, 18),))])
