@@ -214,36 +214,15 @@ class Spool:
         log.warning("spool_full", why=str(error), disk_is_short=short, helped=helped)
         if short:
             # What the ballast gave is for the WAL: the file itself must not grow into it.
-            self._cap(grow=False)
-        self._fold_wal()
+            room.set_cap(self._db, None)
+        room.fold_log(self._db)
         try:
-            freed = self._transact(lambda: self._free("disk_full" if short else "cap"))
+            freed = self._transact(lambda: room.free(self._shelf, "disk_full" if short else "cap"))
         except sqlite3.Error as again:
             log.warning("spool_room_failed", why=str(again))
             return helped
-        self._fold_wal()
+        room.fold_log(self._db)
         return freed or helped
-
-    def _cap(self, *, grow: bool) -> None:
-        """Let the file grow up to its cap, or not beyond what it has."""
-        pages = self._options.max_bytes // files.PAGE_BYTES if grow else 1  # never less than it has
-        self._db.execute(f"PRAGMA max_page_count = {pages}").fetchone()
-
-    def _fold_wal(self) -> None:
-        """Begin the WAL anew within the room it has: given back, others might take it."""
-        with contextlib.suppress(sqlite3.Error):
-            self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
-
-    def _free(self, reason: str) -> bool:
-        (pages,) = self._db.execute("PRAGMA page_count").fetchone()
-        file_bytes = pages * files.PAGE_BYTES
-        kept = room.to_forget(self._shelf, file_bytes)
-        if kept:
-            self._shelf.delete_kept(kept)
-            return True
-        heads = room.to_drop(self._shelf, file_bytes)
-        self._shelf.drop(heads, reason)
-        return bool(heads)
 
     def tidy(self) -> int:
         """Delete receipted batches older than ``keep_s``, set the ballast aside again, look for lost rows.
@@ -251,7 +230,7 @@ class Spool:
         Gives the number of batches deleted; to be called every few minutes.
         """
         if self._ballast.load():
-            self._cap(grow=True)
+            room.set_cap(self._db, self._options.max_bytes)
 
         def work() -> int:
             count = self._forget(self._options.keep_s)

@@ -6,19 +6,21 @@ previews, the oldest readings, alarms last. All but the receipted are declared l
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import structlog
 from trisense.core.model import BatchClass
-from trisense.edge.spool.file import AGE_NEVER_NS
+from trisense.edge.spool.file import AGE_NEVER_NS, PAGE_BYTES
 from trisense.edge.spool.model import KINDS, Head, SpoolOptions
 from trisense.edge.spool.reading import committed_ns
 from trisense.edge.spool.shelf import WAITING_FINAL, WAITING_OPEN, Shelf
 
-__all__ = ["Ballast", "over_quota", "to_drop", "to_forget", "waiting_before"]
+__all__ = ["Ballast", "fold_log", "free", "over_quota", "set_cap", "waiting_before"]
 
 log = structlog.get_logger(__name__)
 
@@ -32,15 +34,20 @@ REPLAYED: Final = f"INDEXED BY replayed WHERE settled = 0 AND age_ns > {AGE_NEVE
 OF_CLASS: Final = "AND class = ? AND preview = ? ORDER BY id LIMIT ?"
 
 
-def to_forget(shelf: Shelf, file_bytes: int) -> list[Head]:
-    """Receipted batches to delete for room, oldest receipt first; none when there are none."""
-    query = "WHERE settled > 0 ORDER BY age_ns LIMIT ?"
-    return shelf.heads(query, ROUND_BATCHES, up_to_bytes=_round_bytes(file_bytes))
+def free(shelf: Shelf, reason: str) -> bool:
+    """Delete what goes next, in the caller's transaction, and declare it; False when nothing is left."""
+    (pages,) = shelf.db.execute("PRAGMA page_count").fetchone()
+    goal_bytes = max(ROUND_BYTES, pages * PAGE_BYTES // ROUND_PART)
+    kept = shelf.heads("WHERE settled > 0 ORDER BY age_ns LIMIT ?", ROUND_BATCHES, up_to_bytes=goal_bytes)
+    if kept:
+        shelf.delete_kept(kept)
+        return True
+    heads = _to_drop(shelf, goal_bytes)
+    shelf.drop(heads, reason)
+    return bool(heads)
 
 
-def to_drop(shelf: Shelf, file_bytes: int) -> list[Head]:
-    """The next batches that the policy gives up for room; none when nothing waits."""
-    goal_bytes = _round_bytes(file_bytes)
+def _to_drop(shelf: Shelf, goal_bytes: int) -> list[Head]:
     replayed = shelf.heads(REPLAYED, ROUND_BATCHES, up_to_bytes=goal_bytes)
     if replayed:
         return replayed
@@ -49,6 +56,18 @@ def to_drop(shelf: Shelf, file_bytes: int) -> list[Head]:
         if oldest:
             return oldest
     return []
+
+
+def set_cap(db: sqlite3.Connection, max_bytes: int | None) -> None:
+    """Let the file grow up to that, or with None not beyond what it has."""
+    pages = 1 if max_bytes is None else max_bytes // PAGE_BYTES  # never less than it has
+    db.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+
+
+def fold_log(db: sqlite3.Connection) -> None:
+    """Begin the log anew within the room it has: given back, others might take it."""
+    with contextlib.suppress(sqlite3.Error):
+        db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
 
 def over_quota(shelf: Shelf, options: SpoolOptions) -> Iterator[list[Head]]:
@@ -79,10 +98,6 @@ def waiting_before(shelf: Shelf, batch_class: BatchClass, before_ns: int, *, pre
         for head in _oldest(shelf, batch_class, preview=preview, goal_bytes=ROUND_BYTES)
         if committed_ns(shelf.db, head.id) < before_ns
     ]
-
-
-def _round_bytes(file_bytes: int) -> int:
-    return max(ROUND_BYTES, file_bytes // ROUND_PART)
 
 
 class Ballast:
