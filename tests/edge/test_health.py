@@ -55,7 +55,8 @@ async def test_a_box_tells_its_health_and_rules_may_watch_it(
 
 async def picture(box_file: Path) -> Status:
     box = Box(load(box_file))
-    return await box._outside.gatherer.status()
+    async with box.door:
+        return await box._outside.gatherer.status()
 
 
 async def test_an_hour_of_health_takes_little(box_file: Path) -> None:

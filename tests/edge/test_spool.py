@@ -197,6 +197,8 @@ def test_at_the_cap_media_goes_first_then_data_and_every_drop_is_declared(
         assert {seq for seq in committed if seq not in left} == lost
         assert sum(loss["samples"] for loss in declared(spool)) == 3 * len(lost)
         assert {loss["reason"] for loss in declared(spool)} == {"cap"}
+        assert spool.summary().lost == {"cap": 3 * len(lost)}
+        assert spool.summary().losses == {"cap": len(declared(spool))}
         first_data_lost = min(s for s in lost if committed[s].batch_class is BatchClass.DATA)
         media_left = [s for s in left & set(committed) if committed[s].batch_class is BatchClass.MEDIA]
         assert min(media_left) > first_data_lost

@@ -96,9 +96,9 @@ class Box:
         self._clock_watch = ClockWatch(
             self.timeline, self.door, self._ordinals, lambda: self.uplink.committed([]), gnss
         )
+        self.alarms = AlarmWatch(self.clock, self.emit)
         self._outside = Outside(self)
         self._own: Stamper
-        self.alarms = AlarmWatch(self.clock, self.emit)
         self._health = HealthTeller(
             self._outside.gatherer.status,
             self.emit,

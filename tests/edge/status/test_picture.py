@@ -59,9 +59,20 @@ def test_a_good_box_has_no_problem(good: Status) -> None:
     [
         ({"devices": [failing("gone")]}, "device", "no answer (waited 5 s)"),
         ({"buses": [BUS]}, "bus", "busy 99% of the time, its devices ask for 130%"),
-        ({"link": {"connected": False}}, "link", "not connected"),
+        ({"link": {"connected": False, "error": "broker:8883: refused"}}, "link", "refused"),
+        ({"link": {"trouble": "no gateway answers"}}, "link", "no gateway answers"),
         ({"clock": {"synced": False}}, "clock", "not synchronised: samples are flagged"),
-        ({"spool": {"commit_error": "disk full"}}, "spool", "disk full"),
+        (
+            {"clock": {"synced": False, "mode": "unknown"}},
+            "clock",
+            "nobody has said what time it is: samples wait for it",
+        ),
+        ({"spool": {"error": "/var/lib/trisense/spool.db: disk full"}}, "spool", "disk full"),
+        (
+            {"spool": {"lost": {"cap": 12, "corrupt": 0}, "lost_s": 60.0}},
+            "spool",
+            "samples declared lost since the start: 12 (cap), 0 (corrupt)",
+        ),
         ({"spool": {"waiting": WAITING}}, "spool", "90% of its cap wait to be sent, then the oldest go"),
         ({"machine": {"disk_free_bytes": 1_000_000_000}}, "machine", "disk almost full: 1000 MB free"),
         ({"machine": {"temperature_c": 85.4}}, "machine", "hot: 85 °C"),
@@ -72,8 +83,21 @@ def test_what_is_wrong_is_named(parts: dict[str, Any], part: str, text: str) -> 
     assert (problem.part, problem.text) == (part, text)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"link": {"connected": False, "limited_by": "hours", "allowed": "nothing"}},
+        {"spool": {"lost": {"cap": 12}, "lost_s": 7200.0}},
+        {"clock": {"mode": "holdover", "error_ms": 90}},
+        {"devices": [device("slow", state="waiting", rows=0, age_s=None)]},
+    ],
+)
+def test_what_is_as_it_should_be_is_no_problem(parts: dict[str, Any]) -> None:
+    assert picture(**parts).problems == []
+
+
 def test_devices_come_first_then_link_clock_and_spool() -> None:
-    bad = {"link": {"connected": False}, "clock": {"synced": False}, "spool": {"commit_error": "full"}}
+    bad = {"link": {"connected": False}, "clock": {"synced": False}, "spool": {"error": "full"}}
     told = picture(devices=[device("dust"), failing("gone")], **bad).problems
     assert [problem.part for problem in told] == ["device", "link", "clock", "spool"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -113,6 +113,10 @@ class Summary:
     max_bytes: int
     horizon_ns: int | None
     """Wall time of the oldest receipt whose batch is still here."""
+    losses: Mapping[str, int]
+    """Declared since it was opened, by reason."""
+    lost: Mapping[str, int]
+    """Samples in them, where somebody can say how many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -310,6 +310,8 @@ class Spool:
             file_bytes=self.path.stat().st_size,
             max_bytes=self._options.max_bytes,
             horizon_ns=self.horizon_ns(),
+            losses=dict(self._shelf.tally.losses),
+            lost=dict(self._shelf.tally.lost),
         )
 
     def _load_batches(self, ids: Sequence[int]) -> list[tuple[Head, Batch]]:

@@ -7,6 +7,7 @@ them, so that memory follows the file back.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -45,6 +46,8 @@ AGE_MAX_NS: Final = 1 << 62
 """Larger ages come of damage."""
 LOSSES_TOLD: Final = 20
 """Most losses in one line of the log."""
+LOSS_REASON: Final = LOSS_NAMES.index("reason")
+LOSS_SAMPLES: Final = LOSS_NAMES.index("samples")
 WAITING_FINAL: Final = "INDEXED BY waiting WHERE settled = 0 AND state = 'final'"
 WAITING_OPEN: Final = "INDEXED BY unfinished WHERE state = 'open'"
 
@@ -57,6 +60,10 @@ class Tally:
     """By class and preview: without a receipt, open ones included."""
     kept: Held = field(default_factory=Held)
     """Receipted, or damaged and declared."""
+    losses: Counter[str] = field(default_factory=Counter)
+    """Declared since it was opened, by reason."""
+    lost: Counter[str] = field(default_factory=Counter)
+    """Samples in them, where somebody can say how many."""
 
     def put(self, head: Head) -> None:
         key = (head.batch_class, head.preview)
@@ -114,7 +121,7 @@ class Shelf:
 
     def count(self) -> None:
         """Make the sums anew from the indexes."""
-        tally = Tally()
+        tally = Tally(losses=self.tally.losses, lost=self.tally.lost)
         for where in (WAITING_FINAL, WAITING_OPEN):
             query = (
                 "SELECT class, preview, count(*), sum(size_bytes) FROM batch"  # noqa: S608  # constants
@@ -137,7 +144,12 @@ class Shelf:
 
     def snapshot(self) -> Snapshot:
         """Memory as it is before a transaction."""
-        tally = replace(self.tally, waiting=dict(self.tally.waiting))
+        tally = replace(
+            self.tally,
+            waiting=dict(self.tally.waiting),
+            losses=self.tally.losses.copy(),
+            lost=self.tally.lost.copy(),
+        )
         return Snapshot(replace(self.books.epochs[self.epoch]), tally)
 
     def restore(self, before: Snapshot) -> None:
@@ -190,10 +202,17 @@ class Shelf:
         self.tally.put(head)
         return head
 
-    def declare(self, losses: Sequence[tuple[Value, ...]]) -> list[Head]:
-        """Make ``Loss.values`` a batch of class alarm; none, no batch."""
+    def declare(
+        self, fresh: Sequence[tuple[Value, ...]], again: Sequence[tuple[Value, ...]] = ()
+    ) -> list[Head]:
+        """Make ``Loss.values`` a batch of class alarm; none, no batch. ``again``: those declared before."""
+        losses = [*again, *fresh]
         if not losses:
             return []
+        for values in fresh:
+            reason, count = str(values[LOSS_REASON]), values[LOSS_SAMPLES]
+            self.tally.losses[reason] += 1
+            self.tally.lost[reason] += count if isinstance(count, int) else 0
         told = [dict(zip(LOSS_NAMES, values, strict=True)) for values in losses[:LOSSES_TOLD]]
         log.warning("samples_lost", count=len(losses), losses=told)
         samples = loss_samples(losses, self._clock.now_ns(), self._loss_ordinals)
@@ -202,7 +221,8 @@ class Shelf:
     def drop(self, heads: Sequence[Head], reason: str) -> list[Head]:
         """Delete waiting batches and declare them lost; gives the batch that says so."""
         times_ns = {head.id: reading.committed_ns(self.db, head.id) for head in heads}
-        lost = [values for head in heads for values in self._declared_in(head)]
+        again = [values for head in heads for values in self._declared_in(head)]
+        lost = []
         for run in runs(heads):
             span = [times_ns[head.id] for head in run]
             samples = sum(head.samples for head in run)
@@ -211,7 +231,7 @@ class Shelf:
         for head in heads:
             self.tally.take(head)
         self._delete(heads)
-        return self.declare(lost)
+        return self.declare(lost, again)
 
     def _declared_in(self, head: Head) -> list[tuple[Value, ...]]:
         """Losses a batch declares: they must be said again when it is itself dropped."""

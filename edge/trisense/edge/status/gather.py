@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from trisense.core.model import BatchClass
+from trisense.core.errors import SpoolError
 from trisense.drivers import Lines
 from trisense.drivers.modbus import Modbus
 from trisense.drivers.modbus.bus import ModbusBus
 from trisense.drivers.modbus.forecast import LineLoad, forecast
+from trisense.edge.alarms import AlarmWatch
 from trisense.edge.batcher import Batcher
 from trisense.edge.clock import Clock
 from trisense.edge.config import BoxConfig, Device
 from trisense.edge.devices import DeviceSet
+from trisense.edge.spool import Spool
+from trisense.edge.spool.model import KINDS, Summary
 from trisense.edge.spool.thread import SpoolThread
+from trisense.edge.spool.view import look_into
+from trisense.edge.stamping import Stamper
 from trisense.edge.status import machine, model
 from trisense.edge.status.latest import Latest, Seen
 from trisense.edge.status.problems import problems
 from trisense.edge.supervisor import DeviceHealth
+from trisense.edge.timeline import Timeline
 from trisense.edge.uplink import Uplink
 
 __all__ = ["Gatherer", "Parts", "buses_of", "line_of"]
@@ -39,6 +43,8 @@ QUEUES_S: Final = 1.0
 QUEUES_FACTOR: Final = 20.0
 """How old the count of what waits in the spool may be, at least, and by how long it took: it costs a look
 at each waiting batch."""
+SPOOL_S: Final = 1.0
+"""Longest wait for the spool: behind a disk that hangs it has no answer."""
 TEXT: Final = 200
 """Characters of a text value that are shown."""
 
@@ -48,11 +54,14 @@ class Parts(Protocol):
 
     config: BoxConfig
     clock: Clock
+    timeline: Timeline
     devices: DeviceSet
+    stampers: dict[str, Stamper]
     uplink: Uplink
     batcher: Batcher
     door: SpoolThread
     lines: Lines
+    alarms: AlarmWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,10 @@ class Gatherer:
         self._queues: dict[str, model.Queue] = {}
         self._count_at_s = 0.0
         self._counting = asyncio.Lock()
+        self._told: Summary | None = None
+        self._spool_error: str | None = None
+        self._losses: dict[str, int] = {}
+        self._lost_at_s: float | None = None
         self._loads: tuple[list[Any], list[LineLoad]] = ([], [])
 
     async def run(self) -> None:
@@ -91,6 +104,7 @@ class Gatherer:
     async def status(self) -> model.Status:
         """The box now. What it cannot find out is left empty; it never raises."""
         now_s = time.monotonic()
+        summary = await self._summary()
         queues = await self._count_queues()
         picture = model.Status(
             box=self._self(now_s),
@@ -99,9 +113,10 @@ class Gatherer:
             buses=list(self._buses()),
             lines=list(self._lines()),
             link=self._link(),
-            spool=self._spool(queues, now_s),
+            spool=self._spool(summary, queues, now_s),
             clock=self._clock(),
             machine=self._machine(),
+            alarms=[model.Alarm(rule=rule, device=device) for rule, device in self._box.alarms.active],
         )
         return picture.model_copy(update={"problems": list(problems(picture))})
 
@@ -120,6 +135,7 @@ class Gatherer:
 
     def _device(self, device: Device, now_s: float) -> model.Device:
         health: DeviceHealth = self._box.devices.supervisors[device.name].health
+        stamper = self._box.stampers[device.name]
         config = device.driver.config
         state = "failing" if health.error is not None else "good" if health.rows else "waiting"
         return model.Device(
@@ -137,6 +153,8 @@ class Gatherer:
             missed=health.missed,
             damaged=getattr(device.driver, "damaged_count", 0),
             reasons=dict(health.reasons),
+            values=dict(stamper.counts),
+            flags=stamper.flags(),
             error=health.error,
             failing_s=_since(health.failing_since_s, now_s),
             next_try_s=None if health.next_try_s is None else max(0.0, health.next_try_s - now_s),
@@ -183,29 +201,44 @@ class Gatherer:
 
     def _link(self) -> model.Link:
         counts = self._box.uplink.counts
-        mqtt = self._box.config.mqtt
-        return model.Link(
-            broker=f"{mqtt.host}:{mqtt.port}",
-            connected=self._box.uplink.connected,
-            bundles=counts["bundles"],
-            payload_bytes=counts["payload_bytes"],
-            receipts=counts["receipts"],
-            refused=counts["batches_refused"],
-        )
+        told = asdict(self._box.uplink.status())
+        own = {"receipts": counts["receipts"], "refused": counts["batches_refused"]}
+        return model.Link.model_validate(told | own)
 
-    def _spool(self, queues: dict[str, model.Queue], now_s: float) -> model.Spool:
+    async def _summary(self) -> Summary | None:
+        """What the spool says of itself; what it said last while the disk lets it wait."""
+        self._spool_error = None
+        try:
+            async with asyncio.timeout(SPOOL_S):
+                self._told = await self._box.door.run(Spool.summary)
+        except TimeoutError:
+            self._spool_error = f"the disk has kept it waiting for more than {SPOOL_S:g} s"
+        except SpoolError as error:
+            self._spool_error = str(error)
+        return self._told
+
+    def _spool(self, told: Summary | None, queues: dict[str, model.Queue], now_s: float) -> model.Spool:
         table, batcher = self._box.config.spool, self._box.batcher
+        losses = dict(told.losses) if told else {}
+        if losses != self._losses:
+            self._losses, self._lost_at_s = losses, now_s
+        horizon_ns = told.horizon_ns if told else None
         took_s = sorted(took for _, took in batcher.commits)
         recent = sum(at_s > now_s - 60 for at_s, _ in batcher.commits)
         return model.Spool(
             path=str(table.path),
             size_bytes=_size_bytes(table.path),
             cap_bytes=table.max_bytes,
+            error=batcher.error or self._spool_error,
             waiting=queues,
+            kept_bytes=told.kept.size_bytes if told else 0,
+            kept_s=None if horizon_ns is None else max(0.0, (self._box.clock.now_ns() - horizon_ns) / 1e9),
+            losses=losses,
+            lost=dict(told.lost) if told else {},
+            lost_s=_since(self._lost_at_s, now_s),
             committed=batcher.committed,
             pending=batcher.pending,
             dropped=batcher.dropped,
-            commit_error=batcher.error,
             commits_per_min=recent * 60 / min(60.0, max(1.0, now_s - self._began_s)),
             commit_p50_s=took_s[len(took_s) // 2] if took_s else None,
             commit_p99_s=took_s[len(took_s) * 99 // 100] if took_s else None,
@@ -222,9 +255,15 @@ class Gatherer:
         return self._queues
 
     def _clock(self) -> model.Clock:
-        clock = self._box.clock
-        state = clock.state()
-        return model.Clock(now_ns=clock.now_ns(), synced=state.synced, error_ms=state.error_ms)
+        told = self._box.timeline.status()
+        return model.Clock(
+            now_ns=self._box.clock.now_ns(),
+            mode=told.mode.value,
+            synced=told.synced,
+            error_ms=told.error_ms,
+            confirmed_s=told.offset_age_s,
+            held_back_s=told.held_back_s,
+        )
 
     def _machine(self) -> model.Machine:
         free, total = machine.disk_bytes(self._box.config.spool.path.parent)
@@ -305,22 +344,22 @@ def _count(spool: Path, now_ns: int) -> dict[str, model.Queue]:
     be folded.
     """
     query = (
-        "SELECT class, count(*), sum(samples), sum(length(rows) + ifnull(length(blob), 0)), min(committed_ns)"
-        " FROM batch WHERE settled = 0 GROUP BY class"
+        "SELECT class, preview, count(*), sum(samples), sum(size_bytes), min(committed_ns)"
+        " FROM batch WHERE settled = 0 GROUP BY class, preview"
     )
     try:
-        with closing(sqlite3.connect(f"{spool.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
+        with look_into(spool) as db:
             rows = db.execute(query).fetchall()
-    except sqlite3.Error:
+    except SpoolError:
         return {}
-    known = {of.value for of in BatchClass}
+    kinds = {(of.value, preview): name for name, (of, preview) in KINDS.items()}
     return {
-        name: model.Queue(
+        kinds[of, preview == 1]: model.Queue(
             batches=batches,
             samples=samples,
             size_bytes=size_bytes,
             oldest_s=max(0.0, (now_ns - oldest_ns) / 1e9),
         )
-        for name, batches, samples, size_bytes, oldest_ns in rows
-        if name in known
+        for of, preview, batches, samples, size_bytes, oldest_ns in rows
+        if (of, preview == 1) in kinds
     }

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from trisense.core.model import BatchClass
 from trisense.drivers.modbus.pdu import Trouble
+from trisense.edge.spool.model import KINDS
 from trisense.edge.status.model import Status
 from trisense.edge.supervisor import REASONS
 
 __all__ = ["Series", "exposition", "series_of"]
 
 STATES: Final = ("good", "failing", "waiting")
+LOST_FOR: Final = ("cap", "quota", "disk_full", "queue_full", "too_large", "corrupt", "trimmed")
+"""Reasons of declared losses; any other is counted as such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +57,28 @@ def series_of(status: Status) -> Iterator[Series]:
     yield from _devices(status)
     yield from _buses(status)
     yield _one("trisense_link_connected", "gauge", "1 while the broker has the box.", link.connected)
-    yield _one("trisense_link_bundles_total", "counter", "Bundles that the broker took.", link.bundles)
+    yield from _lanes(status)
     yield _one(
-        "trisense_link_payload_bytes_total", "counter", "Payload of these bundles.", link.payload_bytes
+        "trisense_link_resent_bytes_total", "counter", "Payload that went more than once.", link.resent_bytes
     )
+    yield _one("trisense_link_gateways", "gauge", "Gateway workers online.", link.gateways)
+    yield _one("trisense_link_used_today_bytes", "gauge", "What today cost, with headers.", link.used_bytes)
+    if link.round_trip_s is not None:
+        yield _one("trisense_link_round_trip_seconds", "gauge", "From bundle to receipt.", link.round_trip_s)
     yield _one("trisense_link_receipts_total", "counter", "Receipts of the gateway.", link.receipts)
     yield _one("trisense_link_refused_batches_total", "counter", "Batches it refused.", link.refused)
     yield _one("trisense_spool_bytes", "gauge", "Size of the spool, its WAL included.", spool.size_bytes)
     yield _one("trisense_spool_cap_bytes", "gauge", "Largest size of the spool.", spool.cap_bytes)
     yield from _queues(status, now_s)
+    yield from _losses(status)
+    yield _one("trisense_spool_kept_bytes", "gauge", "Receipted batches that are kept.", spool.kept_bytes)
     yield _one("trisense_samples_committed_total", "counter", "Samples on the disk.", spool.committed)
     yield _one(
         "trisense_samples_dropped_total", "counter", "Samples lost before their commit.", spool.dropped
     )
-    yield _one("trisense_commit_failing", "gauge", "1 while commits fail.", spool.commit_error is not None)
+    yield _one("trisense_spool_failing", "gauge", "1 while the spool fails.", spool.error is not None)
+    if spool.commit_p99_s is not None:
+        yield _one("trisense_commit_p99_seconds", "gauge", "Of the last commits, synced.", spool.commit_p99_s)
     yield _one("trisense_clock_synchronised", "gauge", "1 while the clock is trusted.", clock.synced)
     if clock.error_ms is not None:
         yield _one(
@@ -78,6 +88,7 @@ def series_of(status: Status) -> Iterator[Series]:
     yield _one("trisense_disk_bytes", "gauge", "Size of the spool's disk.", of.disk_bytes)
     if of.temperature_c is not None:
         yield _one("trisense_temperature_celsius", "gauge", "Hottest thermal zone.", of.temperature_c)
+    yield _one("trisense_alarms_active", "gauge", "Alarm rules that are broken now.", len(status.alarms))
     yield _one("trisense_problems", "gauge", "Things that are wrong.", len(status.problems))
     yield _one("process_cpu_seconds_total", "counter", "Processor time of the process.", of.cpu_s)
     yield _one("process_resident_memory_bytes", "gauge", "Resident memory.", of.rss_bytes)
@@ -149,16 +160,28 @@ def _buses(status: Status) -> Iterator[Series]:
 
 def _queues(status: Status, now_s: float) -> Iterator[Series]:
     waiting = status.spool.waiting
-    classes = [of.value for of in BatchClass]
     for name, text in (("batches", "Batches that wait for a receipt."), ("samples", "Samples in them.")):
-        rows = [({"class": c}, getattr(waiting[c], name) if c in waiting else 0) for c in classes]
+        rows = [({"class": c}, getattr(waiting[c], name) if c in waiting else 0) for c in KINDS]
         yield Series(f"trisense_spool_waiting_{name}", "gauge", text, rows)
-    oldest = [
-        ({"class": c}, now_s - queue.oldest_s) for c, queue in waiting.items() if queue.oldest_s is not None
-    ]
+    oldest = [({"class": c}, now_s - queue.oldest_s) for c, queue in waiting.items()]
     yield Series(
         "trisense_spool_oldest_waiting_timestamp_seconds", "gauge", "Commit of the oldest of them.", oldest
     )
+
+
+def _lanes(status: Status) -> Iterator[Series]:
+    for name, text in (("bundles", "Bundles that the broker took."), ("payload_bytes", "Their payload.")):
+        rows = [({"lane": n}, getattr(lane, name)) for n, lane in status.link.lanes.items()]
+        yield Series(f"trisense_link_{name}_total", "counter", text, rows)
+
+
+def _losses(status: Status) -> Iterator[Series]:
+    spool = status.spool
+    figures = {"losses": ("Losses declared.", spool.losses), "lost_samples": ("Samples in them.", spool.lost)}
+    for name, (text, by_reason) in figures.items():
+        other = sum(count for reason, count in by_reason.items() if reason not in LOST_FOR)
+        rows = [({"reason": reason}, by_reason.get(reason, 0)) for reason in LOST_FOR]
+        yield Series(f"trisense_{name}_total", "counter", text, [*rows, ({"reason": "other"}, other)])
 
 
 def _one(

@@ -7,11 +7,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 __all__ = [
+    "Alarm",
     "Box",
     "Bus",
     "Clock",
     "Device",
     "Field",
+    "Lane",
     "Line",
     "Link",
     "Machine",
@@ -99,6 +101,10 @@ class Device(_Told):
     """Damaged frames that were skipped since it was connected."""
     reasons: dict[str, int]
     """Failures by kind."""
+    values: dict[str, int]
+    """What came and was refused, by kind."""
+    flags: dict[str, dict[str, int]]
+    """Readings that did not pass a test, by ``MEASUREMENT.FIELD`` and test."""
     error: str | None
     failing_s: float | None
     next_try_s: float | None
@@ -132,18 +138,56 @@ class Line(_Told):
     sent_bytes: int
 
 
+class Lane(_Told):
+    """One lane since the start."""
+
+    bundles: int
+    payload_bytes: int
+    on_the_way: int
+    """Batches that were sent and have no receipt yet."""
+
+
 class Link(_Told):
     broker: str
     connected: bool
-    bundles: int
+    for_s: float
+    """How long it has been, or has not been, connected."""
+    error: str | None
+    """Why the last connection failed or ended; None once another one stands."""
+    trouble: str | None
+    """The likely cause, while bundles go out and no receipt comes."""
+    protocol: str
+    """MQTT version."""
+    gateways: int
+    """Gateway workers that say they are online."""
+    latency_s: float | None
+    """Until the broker acknowledges a small message."""
+    round_trip_s: float | None
+    """From sending a bundle to its receipt."""
+    rate_bytes_s: float | None
+    lanes: dict[str, Lane]
     payload_bytes: int
+    resent_bytes: int
+    """Part of ``payload_bytes`` that had been sent before."""
     receipts: int
     refused: int
     """Batches that the gateway refused."""
+    allowed: str
+    """What may go now: everything, live, alarms or nothing."""
+    limited_by: str | None
+    """The option that holds the rest back."""
+    used_bytes: int
+    """What today cost so far, headers included."""
+    left_bytes: int | None
+    """What is left for today; None without a limit."""
+
+    @property
+    def bundles(self) -> int:
+        return sum(lane.bundles for lane in self.lanes.values())
 
 
 class Queue(_Told):
-    """Batches of one class that wait for their receipt."""
+    """Batches of one kind that wait for their receipt."""
 
     batches: int
     samples: int
@@ -156,15 +200,26 @@ class Spool(_Told):
     path: str
     size_bytes: int
     cap_bytes: int
+    error: str | None
+    """Why it does not work now."""
     waiting: dict[str, Queue]
-    """By class."""
+    """By kind, ``alarm``, ``data``, ``preview`` or ``media``; what has none waiting is left out."""
+    kept_bytes: int
+    """Receipted batches, kept until age or space takes them."""
+    kept_s: float | None
+    """How far back a gateway could be refilled from them."""
+    losses: dict[str, int]
+    """Losses declared since the spool was opened, by reason."""
+    lost: dict[str, int]
+    """Samples in them, where somebody can say how many."""
+    lost_s: float | None
+    """Since the last of them was seen."""
     committed: int
     """Samples since the start."""
     pending: int
     """Samples that wait for their commit."""
     dropped: int
     """Samples dropped before their commit, because the disk did not keep up."""
-    commit_error: str | None
     commits_per_min: float
     commit_p50_s: float | None
     commit_p99_s: float | None
@@ -173,8 +228,21 @@ class Spool(_Told):
 
 class Clock(_Told):
     now_ns: int
+    mode: str
+    """How the time is known: unknown, anchored, holdover, doubt or unsynchronised."""
     synced: bool
     error_ms: int | None
+    confirmed_s: float | None
+    """Since the offset was last confirmed; None where it never was."""
+    held_back_s: float
+    """How far the line of time is ahead of the wall clock, and being held back."""
+
+
+class Alarm(_Told):
+    """A rule that is broken now."""
+
+    rule: str
+    device: str
 
 
 class Machine(_Told):
@@ -202,3 +270,4 @@ class Status(_Told):
     spool: Spool
     clock: Clock
     machine: Machine
+    alarms: list[Alarm]

@@ -17,6 +17,15 @@ HOT_C: Final = 80.0
 """Where the boards that boxes are made of begin to slow down."""
 
 
+CLOCK: Final = {
+    "unknown": "nobody has said what time it is: samples wait for it",
+    "doubt": "it has stepped: samples wait until the new time has stood",
+}
+"""What to say of the modes of a clock that is not synchronised."""
+LOST_S: Final = 3600.0
+"""How long a loss is told."""
+
+
 def problems(status: Status) -> Iterator[Problem]:
     """All that is wrong; nothing when all is well."""
     yield from _devices(status.devices)
@@ -42,21 +51,26 @@ def _buses(buses: Sequence[Bus]) -> Iterator[Problem]:
 
 
 def _link(link: Link) -> Iterator[Problem]:
-    if not link.connected:
-        yield Problem(part="link", name=link.broker, text="not connected")
+    if link.connected:
+        if link.trouble is not None:
+            yield Problem(part="link", name=link.broker, text=link.trouble)
+    elif link.limited_by is None:  # else it is as it was wanted
+        text = (link.error or "not connected").removeprefix(f"{link.broker}: ")
+        yield Problem(part="link", name=link.broker, text=text, for_s=link.for_s)
 
 
 def _clock(clock: Clock) -> Iterator[Problem]:
     if not clock.synced:
-        yield Problem(part="clock", name="", text="not synchronised: samples are flagged")
+        text = "not synchronised: samples are flagged"
+        yield Problem(part="clock", name="", text=CLOCK.get(clock.mode, text))
 
 
 def _spool(spool: Spool) -> Iterator[Problem]:
-    if spool.commit_error is not None:
-        yield Problem(part="spool", name="", text=spool.commit_error)
-    if spool.dropped:
-        text = f"{spool.dropped} samples dropped before their commit: the disk does not keep up"
-        yield Problem(part="spool", name="", text=text)
+    if spool.error is not None:
+        yield Problem(part="spool", name="", text=spool.error.removeprefix(f"{spool.path}: "))
+    if spool.lost_s is not None and spool.lost_s < LOST_S:
+        lost = ", ".join(f"{samples} ({reason})" for reason, samples in sorted(spool.lost.items()))
+        yield Problem(part="spool", name="", text=f"samples declared lost since the start: {lost}")
     waiting_bytes = sum(queue.size_bytes for queue in spool.waiting.values())
     if waiting_bytes > SPOOL_FULL * spool.cap_bytes:
         part = waiting_bytes / spool.cap_bytes

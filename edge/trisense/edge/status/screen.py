@@ -104,6 +104,8 @@ def _value(field: Field) -> str:
 def _foot(status: Status) -> list[RenderableType]:
     table = _grid()
     table.columns[0].style = "bold"
+    if status.alarms:
+        table.add_row("ALARMS", ", ".join(f"{alarm.rule} ({alarm.device})" for alarm in status.alarms))
     for bus in status.buses:
         table.add_row("BUS", _bus(bus))
     on_buses = {bus.line for bus in status.buses}
@@ -114,6 +116,8 @@ def _foot(status: Status) -> list[RenderableType]:
     if len(lines) > LINES_SHOWN:
         table.add_row("", f"and {len(lines) - LINES_SHOWN} lines more")
     table.add_row("LINK", ", ".join(_link(status)))
+    if any(lane.bundles for lane in status.link.lanes.values()):
+        table.add_row("LANES", ", ".join(_lanes(status)))
     table.add_row("SPOOL", ", ".join(_spool(status)))
     table.add_row("CLOCK", _clock(status))
     table.add_row("MACHINE", ", ".join(_machine(status)))
@@ -136,23 +140,38 @@ def _line(line: Line, damaged: int) -> str:
 
 def _link(status: Status) -> Iterator[str]:
     link = status.link
-    yield f"{link.broker} {'connected' if link.connected else 'not connected'}"
-    yield f"{link.bundles} bundles ({size(link.payload_bytes)}) up"
-    yield f"{link.receipts} receipts"
+    how = "connected" if link.connected else "not connected"
+    yield f"{link.broker} {how} for {duration(link.for_s)}"
+    if link.limited_by is not None:
+        yield f"{link.limited_by} let {link.allowed} go"
+    if link.round_trip_s is not None:
+        yield f"receipt after {duration(link.round_trip_s)}"
+    yield f"{link.gateways} gateways online"
+    if link.left_bytes is not None:
+        yield f"{size(link.used_bytes)} used today, {size(link.left_bytes)} left"
+    again = f", {size(link.resent_bytes)} of it again" if link.resent_bytes else ""
+    yield f"{size(link.payload_bytes)} sent{again}"
     if link.refused:
         yield f"{link.refused} batches refused"
+
+
+def _lanes(status: Status) -> Iterator[str]:
+    for name, lane in status.link.lanes.items():
+        if lane.bundles:
+            way = f", {lane.on_the_way} batches on the way" if lane.on_the_way else ""
+            yield f"{name}: {lane.bundles} bundles ({size(lane.payload_bytes)}){way}"
 
 
 def _spool(status: Status) -> Iterator[str]:
     spool = status.spool
     yield f"{size(spool.size_bytes)} of {size(spool.cap_bytes)}"
     for name, queue in spool.waiting.items():
-        oldest = "" if queue.oldest_s is None else f", oldest {duration(queue.oldest_s)}"
-        yield f"{name}: {queue.batches} batches wait ({queue.samples} samples{oldest})"
+        oldest = duration(queue.oldest_s)
+        yield f"{name}: {queue.batches} batches wait ({queue.samples} samples, oldest {oldest})"
     if not spool.waiting:
         yield "nothing waits"
-    if spool.dropped:
-        yield f"{spool.dropped} samples dropped"
+    if spool.kept_s is not None:
+        yield f"{duration(spool.kept_s)} kept for a refill"
     yield f"{spool.commits_per_min:.0f} commits/min"
     if spool.commit_p50_s is not None and spool.commit_p99_s is not None:
         yield f"p50 {spool.commit_p50_s * 1000:.1f} ms, p99 {spool.commit_p99_s * 1000:.1f} ms"
@@ -161,9 +180,9 @@ def _spool(status: Status) -> Iterator[str]:
 def _clock(status: Status) -> str:
     clock = status.clock
     now = datetime.fromtimestamp(clock.now_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    if not clock.synced:
-        return f"{now}, not synchronised"
-    return f"{now}, synchronised" + ("" if clock.error_ms is None else f" within {clock.error_ms} ms")
+    error = "" if clock.error_ms is None else f" within {clock.error_ms} ms"
+    ahead = f", held back from {duration(clock.held_back_s)} ahead" if clock.held_back_s else ""
+    return f"{now}, {clock.mode}{error}{ahead}"
 
 
 def _machine(status: Status) -> Iterator[str]:
