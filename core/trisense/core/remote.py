@@ -177,7 +177,7 @@ class Desired(_Strict):
     """SHA-256 of ``content`` in UTF-8."""
     content: str
     """A whole configuration file, TOML."""
-    health_s: Annotated[float, Constrained(ge=5, le=3600, allow_inf_nan=False)] | None = None
+    health_s: Annotated[float, Constrained(ge=1, le=3600, allow_inf_nan=False)] | None = None
     """How long the box may take to prove itself healthy with it; none: what the box is configured for."""
     dry_run: bool = False
     """Answer with mistakes and difference; change nothing."""

@@ -143,7 +143,7 @@ class RemoteTable(ConfigModel):
     """Commands that are done; the others are refused. An empty list switches them off."""
     config: bool = True
     """Whether a configuration that comes over the link may be put to work."""
-    health_s: Annotated[float, Constrained(ge=5, le=3600)] = 120.0
+    health_s: Annotated[float, Constrained(ge=1, le=3600)] = 120.0
     """How long such a configuration may take to prove itself healthy before it is rolled back."""
 
 

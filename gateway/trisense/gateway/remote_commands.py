@@ -118,7 +118,7 @@ def config_(
     again: Annotated[bool, typer.Option("--again", help="Try one again that the box has given up.")] = False,
     health_s: Annotated[
         float | None,
-        typer.Option("--health", min=5, max=3600, help="Seconds it has to prove itself; else the box's own."),
+        typer.Option("--health", min=1, max=3600, help="Seconds it has to prove itself; else the box's own."),
     ] = None,
     timeout_s: Timeout = 300.0,
     as_json: AsJson = False,

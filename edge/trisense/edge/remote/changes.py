@@ -188,6 +188,7 @@ class Changes:
         judge = Trial(before, self._box.devices, health_s)
         asking = [asyncio.create_task(self._ask(supervisor)) for supervisor in judge.to_ask()]
         until_s = time.monotonic() + health_s
+        steady_s = min(STEADY_S, health_s / 4)
         well_since_s: float | None = None
         try:
             while True:
@@ -197,7 +198,7 @@ class Changes:
                     complaints.append("the broker has not acknowledged the report")
                 now_s = time.monotonic()
                 well_since_s = None if complaints else well_since_s or now_s
-                if now_s >= until_s or (well_since_s is not None and now_s - well_since_s >= STEADY_S):
+                if now_s >= until_s or (well_since_s is not None and now_s - well_since_s >= steady_s):
                     return complaints
                 await asyncio.sleep(LOOK_S)
         finally:
