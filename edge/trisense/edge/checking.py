@@ -24,7 +24,7 @@ from trisense.edge.config import BoxConfig, Device
 from trisense.edge.ordinals import Ordinals
 from trisense.edge.port_report import unstable_names
 from trisense.edge.stamping import Stamper
-from trisense.edge.supervisor import CLOSE_S, deadline
+from trisense.edge.supervisor import CLOSE_S, Deadline
 
 __all__ = ["Reading", "as_json", "read_devices", "row_of", "show", "warnings"]
 
@@ -79,7 +79,7 @@ async def _read(device: Device, lines: Lines) -> Reading:
     driver = device.driver
     stamper = Stamper(device.treatment, lambda _: Ordinals())
     try:
-        async with deadline(driver, "connect"):
+        async with Deadline(driver, "connect"):
             await driver.connect(lines)
         rows = await _first_rows(driver)
     except DeviceError as error:
@@ -97,7 +97,7 @@ async def _read(device: Device, lines: Lines) -> Reading:
 
 async def _first_rows(driver: Any) -> Sequence[Observed]:
     if isinstance(driver, PolledDriver):
-        async with deadline(driver, "read"):
+        async with Deadline(driver, "read"):
             return await driver.peek()
     if not isinstance(driver, StreamingDriver):
         raise TypeError(f"{type(driver).__name__} is neither a polled nor a streaming driver")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import AsyncGeneratorType
+from types import AsyncGeneratorType, TracebackType
 from typing import Any, Final
 
 import structlog
@@ -21,7 +20,7 @@ from trisense.edge.backoff import Backoff
 from trisense.edge.once import Fault
 from trisense.edge.progress import Progress
 
-__all__ = ["REASONS", "DeviceHealth", "Schedule", "Supervisor", "deadline", "deadline_s"]
+__all__ = ["REASONS", "Deadline", "DeviceHealth", "Schedule", "Supervisor", "deadline_s"]
 
 log = structlog.get_logger(__name__)
 
@@ -123,7 +122,8 @@ class Supervisor:
         self._phase = phase
         self._backoff = Backoff(first_s=FIRST_WAIT_S, longest_s=LONGEST_WAIT_S, rng=rng)
         self._log = log.bind(device=driver.config.name, driver=driver.config.driver)
-        self._asked = asyncio.Event()
+        self._asked = False
+        self._woken = asyncio.Event()
         self._asking: list[asyncio.Future[None]] = []
         self._answering: list[asyncio.Future[None]] = []
         self._close_fault = Fault(self._log, "close_failed", "close_recovered")
@@ -159,20 +159,24 @@ class Supervisor:
         """
         answer = asyncio.get_running_loop().create_future()
         self._asking.append(answer)
-        self._asked.set()
+        self._wake()
         await answer
 
     def wake(self) -> None:
         """What it failed for may be over: where it rests, it is tried at once, and soon again."""
         if self.health.error is not None:
             self._backoff.reset()
-            self._asked.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._asked = True
+        self._woken.set()
 
     async def _session(self) -> None:
         """From connect to the loss of the line."""
         try:
             self.progress.at("connect", limit_s=deadline_s(self._driver) + CUT_S)
-            async with deadline(self._driver, "connect"):
+            async with Deadline(self._driver, "connect"):
                 await self._driver.connect(self._lines)
             self.health.connected = True
             if isinstance(self._driver, PolledDriver):
@@ -198,7 +202,7 @@ class Supervisor:
         self._hear()
         self.progress.at("read", limit_s=deadline_s(driver) + CUT_S)
         try:
-            async with deadline(driver, "read"):
+            async with Deadline(driver, "read"):
                 rows = await driver.read()
         except (LineError, Hung):
             raise
@@ -233,16 +237,22 @@ class Supervisor:
 
     async def _asked_within(self, wait_s: float) -> bool:
         """Wait; True, and at once, when somebody asks for a read meanwhile."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, wait_s)):
-                return await self._asked.wait()
-        return False
+        if not self._asked:
+            # No time-out: that would be an exception at each slot of each device.
+            timer = asyncio.get_running_loop().call_later(wait_s, self._woken.set)
+            try:
+                await self._woken.wait()
+            finally:
+                timer.cancel()
+                self._woken.clear()
+        return self._asked
 
     def _hear(self) -> None:
         """Whoever asked up to now is answered by what begins now."""
         self._answering += self._asking
         self._asking = []
-        self._asked.clear()
+        self._asked = False
+        self._woken.clear()
 
     def _answer(self, error: DeviceError | None = None) -> None:
         if error is not None:
@@ -304,19 +314,26 @@ def deadline_s(driver: Driver[Any]) -> float:
     return 30.0 + 4.0 * float(driver.config.timeout_s)
 
 
-@contextlib.asynccontextmanager
-async def deadline(driver: Driver[Any], what: str) -> AsyncIterator[None]:
-    """Cut the block after ``deadline_s``.
+class Deadline:
+    """Cuts its block after ``deadline_s``, each with an object of its own.
 
     Raises:
         Hung: it was cut.
     """
-    limit_s = deadline_s(driver)
-    timer = asyncio.timeout(limit_s)
-    try:
-        async with timer:
-            yield
-    except TimeoutError as error:
-        if not timer.expired():
-            raise
-        raise Hung(driver.config.name, f"{what} hung", timeout_s=limit_s) from error
+
+    def __init__(self, driver: Driver[Any], what: str) -> None:
+        self._device = driver.config.name
+        self._what = what
+        self._limit_s = deadline_s(driver)
+
+    async def __aenter__(self) -> None:
+        self._timer = asyncio.timeout(self._limit_s)
+        await self._timer.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._timer.__aexit__(kind, error, trace)
+        except TimeoutError as late:
+            raise Hung(self._device, f"{self._what} hung", timeout_s=self._limit_s) from late

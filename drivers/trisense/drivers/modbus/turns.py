@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,22 +40,20 @@ class Turns:
         """How many wait for the bus now."""
         return len(self._waiting)
 
-    @asynccontextmanager
-    async def turn(self, unit: int | None = None, *, due_s: float = -math.inf) -> AsyncIterator[None]:
+    def turn(self, unit: int | None = None, *, due_s: float = -math.inf) -> Turn:
         """Hold the bus in the block; ``unit`` None is the bus's own business, and first as a rule."""
-        await self._take(unit, due_s)
-        clock = asyncio.get_running_loop().time
-        began_s = clock()
-        try:
-            yield
-        finally:
-            now_s = clock()
-            if unit is not None:
-                self.taken_s += now_s - began_s
-                self._yields_until_s[unit] = now_s + (now_s - began_s) * (1 / SHARE - 1)
-            self._pass_on(now_s)
+        return Turn(self, unit, due_s)
 
-    async def _take(self, unit: int | None, due_s: float) -> None:
+    def give(self, unit: int | None, began_s: float) -> None:
+        """The turn of ``unit`` that began at ``began_s`` is over."""
+        now_s = asyncio.get_running_loop().time()
+        if unit is not None:
+            self.taken_s += now_s - began_s
+            self._yields_until_s[unit] = now_s + (now_s - began_s) * (1 / SHARE - 1)
+        self._pass_on(now_s)
+
+    async def take(self, unit: int | None, due_s: float) -> None:
+        """Wait until the bus is ours; ``give`` must follow."""
         if not self._taken:
             self._taken = True
             return
@@ -84,3 +80,21 @@ class Turns:
         )
         self._waiting.remove(entry)
         entry.called.set_result(None)
+
+
+class Turn:
+    """One turn of a unit: a block that holds the bus."""
+
+    __slots__ = ("_began_s", "_due_s", "_turns", "_unit")
+
+    def __init__(self, turns: Turns, unit: int | None, due_s: float) -> None:
+        self._turns = turns
+        self._unit = unit
+        self._due_s = due_s
+
+    async def __aenter__(self) -> None:
+        await self._turns.take(self._unit, self._due_s)
+        self._began_s = asyncio.get_running_loop().time()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turns.give(self._unit, self._began_s)
