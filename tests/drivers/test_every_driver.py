@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trisense.core.errors import DeviceError
-from trisense.core.model import NAME, Quality
+from trisense.core.model import NAME, RESERVED, Quality
 from trisense.drivers import Codec, Driver, GivenCodec, Lines, Observed, Part, PolledDriver
 from trisense.drivers.registry import known, load
 
@@ -107,6 +107,7 @@ def test_the_streams_are_known_before_anything_is_connected(name: str) -> None:
         names = [field.name for field in stream.fields]
         assert len(set(names)) == len(names)
         assert all(NAME.fullmatch(name) for name in (stream.measurement, *names))
+        assert not RESERVED & set(names)
 
 
 async def first_row(driver: Driver[Any]) -> None:

@@ -180,7 +180,7 @@ async def test_a_device_that_cannot_be_read_is_an_alarm(
     start()  # there is no pty
     await gateway.until(lambda: len(alarms(gateway, "dead")) == 1)
     (row,) = alarms(gateway, "dead")
-    assert (row["state"], row["device"], row["limit"], row["unit"]) == ("raised", "dust", 0.5, "s")
+    assert (row["state"], row["source"], row["limit"], row["unit"]) == ("raised", "dust", 0.5, "s")
     assert "tty-dust" in row["message"]
 
 

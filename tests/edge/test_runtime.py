@@ -157,7 +157,7 @@ async def test_the_store_learns_by_which_certificate_values_are_made(calibrated_
     (told,) = [s for s in samples if s.stream == CALIBRATION]
     said = dict(zip((f.name for f in CALIBRATION.fields), told.values, strict=True))
     (certificate,) = box.config.devices[0].treatment.columns["count"][0].certificates
-    assert (said["device"], said["field"], said["version"]) == ("counter", "count.count", "C-1")
+    assert (said["source"], said["field"], said["version"]) == ("counter", "count.count", "C-1")
     assert (said["hash"], said["state"]) == (certificate.hash, "valid")
 
 

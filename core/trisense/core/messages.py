@@ -54,7 +54,7 @@ CALIBRATION: Final = Stream(
     measurement="calibration",
     layer=Layer.GROUND,
     fields=(
-        Field("device", "", FieldType.STR),
+        Field("source", "", FieldType.STR),
         Field("field", "", FieldType.STR),
         Field("version", "", FieldType.STR),
         Field("hash", "", FieldType.STR),
@@ -65,7 +65,7 @@ CALIBRATION: Final = Stream(
     ),
 )
 """By what the values of a field are made from this time on, said at the start of a device and at each change.
-``field`` is ``MEASUREMENT.FIELD``, ``state`` is valid, expired or early, the rest is ``CalibrationBirth``."""
+``source`` is the device, ``field`` is ``MEASUREMENT.FIELD``, ``state`` is valid, expired or early, the rest is ``CalibrationBirth``."""
 
 
 @dataclass(frozen=True, slots=True)

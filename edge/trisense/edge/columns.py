@@ -54,7 +54,7 @@ class _InUse:
         birth = certificate.birth()
         say = log.info if state == "valid" else log.warning
         say(f"calibration_{state}", device=self._device, field=self._name, **birth.model_dump())
-        row = {"device": self._device, "field": self._name, "state": state} | birth.model_dump()
+        row = {"source": self._device, "field": self._name, "state": state} | birth.model_dump()
         known = {field.name for field in CALIBRATION.fields}
         self._tell(Observed("calibration", {name: row[name] for name in row if name in known}))
         return certificate

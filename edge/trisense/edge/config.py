@@ -18,7 +18,7 @@ from trisense.core.broker import BrokerTable
 from trisense.core.config import ConfigModel, check, mistakes_of, parse_toml, read_text
 from trisense.core.errors import ConfigError, MissingExtra, Mistake
 from trisense.core.messages import Position
-from trisense.core.model import BOX_DEVICE, NAME, Stream
+from trisense.core.model import BOX_DEVICE, NAME, RESERVED, Stream
 from trisense.core.remote import VERBS, Verb
 from trisense.drivers.lines import LineUrl
 from trisense.drivers.registry import driver_class
@@ -332,6 +332,11 @@ def _stream_mistakes(streams: Sequence[Stream], where: str) -> Iterator[Mistake]
         for name in (stream.measurement, *(field.name for field in stream.fields)):
             if not NAME.fullmatch(name):
                 yield Mistake(where, "names of lower-case letters, digits, _ and -", repr(name))
+        fields = {field.name for field in stream.fields}
+        for name in sorted(fields & RESERVED):
+            yield Mistake(where, "names that no stored row has of its own", repr(name))
+        for name in sorted(name for name in fields if f"{name}_q" in fields):
+            yield Mistake(where, "no field with the name of a quality code", repr(f"{name}_q"))
 
 
 def _rooted(table: Model, folder: Path) -> Model:

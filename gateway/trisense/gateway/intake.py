@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import structlog
 from trisense.core.errors import WireError
 from trisense.core.messages import LOSS, SEQ_MAX, Birth
-from trisense.core.model import Counters, Stream, Value
+from trisense.core.model import RESERVED, Counters, Stream, Value
 from trisense.core.topics import Lane
 from trisense.core.wire import BatchHead, Block, Bundle, unpack
 from trisense.gateway.glimpse import AlarmSeen, Glimpse, look
@@ -24,15 +24,13 @@ from trisense.gateway.ledger import Entry, Known, Loss, Outcome, Place, Record
 from trisense.gateway.quarantine import Quarantine, describe
 from trisense.gateway.receipts import Answers
 from trisense.gateway.stores.base import Store
-from trisense.gateway.stores.clock import CLOCK_FIELDS, with_clock
+from trisense.gateway.stores.clock import with_clock
 from trisense.gateway.stores.columns import Portion, readings_of, rows_of
 
 __all__ = ["Delivery", "Group", "Intake"]
 
 log = structlog.get_logger()
 
-RESERVED: Final = CLOCK_FIELDS | {"site", "box", "device", "layer", "time", "n"}
-"""Columns and tags of every measurement; a field of that name would be taken for one of them."""
 CLONE_RETURNS: Final = 4
 """Times that a box comes back to an epoch it had left, with no new one in between, before it counts as two.
 One late bundle from before a restart makes two."""

@@ -23,7 +23,7 @@ ALARM: Final = Stream(
         Field("kind", "", FieldType.STR),
         Field("priority", "", FieldType.STR),
         Field("state", "", FieldType.STR),
-        Field("device", "", FieldType.STR),
+        Field("source", "", FieldType.STR),
         Field("measurement", "", FieldType.STR),
         Field("field", "", FieldType.STR),
         Field("value", "1"),
@@ -35,8 +35,8 @@ ALARM: Final = Stream(
         Field("message", "", FieldType.STR),
     ),
 )
-"""``state`` is raised or cleared; ``value`` and ``limit`` are in ``unit``; ``since`` is ISO 8601 UTC; what a
-kind of rule does not have is null. Of one rule, device, measurement and field the newest row counts."""
+"""``source`` is the device; ``state`` is raised or cleared; ``value`` and ``limit`` are in ``unit``; ``since`` is ISO 8601 UTC; what a
+kind of rule does not have is null. Of one rule, source, measurement and field the newest row counts."""
 
 
 def alarm_values(told: Transition) -> dict[str, Value]:
@@ -47,7 +47,7 @@ def alarm_values(told: Transition) -> dict[str, Value]:
         "kind": rule.kind,
         "priority": rule.priority.value,
         "state": "raised" if told.raised else "cleared",
-        "device": subject.device,
+        "source": subject.device,
         "measurement": subject.measurement,
         "field": subject.field,
         "value": _short(told.value),

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from trisense.core.model import Field, FieldType, Quality
 from trisense.core.wire import Block, Bundle, Column
 
-__all__ = ["CLOCK_FIELDS", "with_clock"]
+__all__ = ["with_clock"]
 
 CODE: Final = Field("clock_code", "1", FieldType.INT)
 ERROR: Final = Field("clock_error_ms", "ms", FieldType.INT)
-CLOCK_FIELDS: Final = frozenset({CODE.name, ERROR.name})
 NONE: Final = -1
 """Stands where a batch has nothing to say."""
 
