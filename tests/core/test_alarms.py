@@ -95,7 +95,7 @@ def test_what_is_told_names_value_limit_and_when_the_condition_began() -> None:
     values = alarm_values(told)
     assert set(values) == {field.name for field in ALARM.fields}
     assert values == {
-        "rule": "hot", "kind": "threshold", "priority": "medium", "state": "raised", "device": "roof",
+        "rule": "hot", "kind": "threshold", "priority": "medium", "state": "raised", "source": "roof",
         "measurement": "weather", "field": "air_temperature", "value": -12.5, "limit": -10.0, "unit": "Cel",
         "since": "2026-05-28T20:26:41.000+00:00", "occurrence": 1, "held": 0, "message": "Close the road",
     }  # fmt: skip

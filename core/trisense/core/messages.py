@@ -64,8 +64,9 @@ CALIBRATION: Final = Stream(
         Field("uncertainty", "", FieldType.FLOAT),
     ),
 )
-"""By what the values of a field are made from this time on, said at the start of a device and at each change.
-``source`` is the device, ``field`` is ``MEASUREMENT.FIELD``, ``state`` is valid, expired or early, the rest is ``CalibrationBirth``."""
+"""By what the values of a field are made from this time on, said at the start of a device and at each
+change. ``source`` is the device, ``field`` is ``MEASUREMENT.FIELD``, ``state`` is valid, expired or early,
+the rest is ``CalibrationBirth``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ BOX_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 """Full match of a device, measurement, field or site name."""
 RESERVED: Final = frozenset({"site", "box", "device", "layer", "time", "n", "clock_code", "clock_error_ms"})
-"""Columns and tags of every stored row: a field of that name would be taken for one of them, and is refused."""
+"""Columns and tags of every stored row: a field of that name would be taken for one, and is refused."""
 BOX_DEVICE: Final = "box"
 """Device name of what a box says of itself (declared loss, health); no device may take it."""
 
