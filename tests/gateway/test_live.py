@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
+from trisense.core.alarms import ALARM
 from trisense.core.messages import Birth, CalibrationBirth, DeviceBirth, FieldBirth, Position, StreamBirth
-from trisense.core.model import Batch, BatchClass, Field, FieldType, Layer, Sample, Stream
+from trisense.core.model import Batch, BatchClass, Field, FieldType, Layer, Sample, Stream, Value
 from trisense.core.wire import unpack
 from trisense.gateway import live as live_module
 from trisense.gateway.glimpse import look, show
@@ -143,3 +144,29 @@ def test_rows_of_alarm_batches_become_alarms(box: Any) -> None:
     assert [(a.kind, a.device, a.values, a.identity) for a in glimpse.alarms] == [
         ("tamper", "box", {"door": "open"}, (box.name, box.epoch, 0))
     ]
+
+
+def rule_row(state: str, occurrence: int) -> dict[str, Value]:
+    values: dict[str, Value] = {field.name: None for field in ALARM.fields}
+    return values | {"rule": "hot", "device": "roof", "state": state, "occurrence": occurrence}
+
+
+def test_that_all_is_well_is_news_only_where_an_alarm_was_raised_before() -> None:
+    live = LiveState()
+    well = rule_row("cleared", 0)
+    assert not live.is_raised("kx-001", well, 1000)
+    live.note_alarm("kx-001", "alarm", rule_row("raised", 1), device="box", time_ms=500)
+    assert live.is_raised("kx-001", well, 1000)
+    assert not live.is_raised("kx-001", well, 499), "it comes late, from before the alarm"
+    assert not live.is_raised("kx-002", well, 1000)
+    live.note_alarm("kx-001", "alarm", rule_row("cleared", 1), device="box", time_ms=600)
+    assert not live.is_raised("kx-001", well, 1000)
+
+
+def test_rules_that_find_all_well_are_looked_at_though_they_come_as_data(box: Any) -> None:
+    values = rule_row("cleared", 0)
+    sample = Sample(ALARM, box.t0_ns, tuple(values.values()))
+    bundle = unpack(box.bundle(box.cut([sample]), box.weather(1)))
+    (seen,) = look(Portion(bundle, frozenset({0, 1}))).alarms
+    assert seen.all_well
+    assert seen.values["rule"] == "hot"

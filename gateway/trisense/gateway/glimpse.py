@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from trisense.core.alarms import ALARM
 from trisense.core.model import BatchClass, Counters, Quality, Stream, Value
 from trisense.core.wire import Block, Bundle, Column
 from trisense.gateway.live import LiveState
@@ -33,6 +34,11 @@ class AlarmSeen:
     time_ms: int | None = None
     identity: tuple[str, int, int] | None = None
     """Batch it came in: the same batch sent again tells nothing."""
+
+    @property
+    def all_well(self) -> bool:
+        """It only says that a rule found nothing to raise since its box began."""
+        return self.kind == ALARM.measurement and self.values.get("occurrence") == 0
 
 
 @dataclass(slots=True)
@@ -124,7 +130,8 @@ def _alarms(bundle: Bundle, block: Block, heads: frozenset[int]) -> list[AlarmSe
     row = 0
     for index, count in block.counts:
         head = bundle.heads[index]
-        if head.batch_class is BatchClass.ALARM and index in heads:
+        # That a rule finds all well after a start of its box comes as data: it may end an alarm of before.
+        if (head.batch_class is BatchClass.ALARM or block.stream.key == ALARM.key) and index in heads:
             rows = range(row, min(row + count, row + ALARMS_PER_BUNDLE - len(found)))
             cells = [column.to_list() for column in block.columns] if rows else []
             found += [_alarm(bundle, block, cells, r, (bundle.box, head.epoch, head.seq)) for r in rows]

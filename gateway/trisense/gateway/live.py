@@ -27,6 +27,9 @@ __all__ = ["Alarm", "FellBehind", "LiveState"]
 ALARMS_KEPT: Final = 1_000
 BOXES_KEPT: Final = 10_000
 STREAMS_KEPT: Final = 100_000
+RULES: Final = "alarm"
+"""Kind of what the rules of a box say."""
+SUBJECT: Final = ("rule", "device", "measurement", "field")
 SKIPPED: Final = frozenset({Quality.FAIL, Quality.MISSING})
 """Latest values skip these: an error is never a value (design: Quality code)."""
 
@@ -247,6 +250,15 @@ class LiveState:
         self._wake_alarm.set()
         self._wake_alarm = asyncio.Event()
         self._bump()
+
+    def is_raised(self, box: str, values: Mapping[str, Value], time_ms: int) -> bool:
+        """Whether the last word before ``time_ms`` on what a rule of a box watches is that it is raised.
+
+        ``values`` are those of a row of ``core.alarms.ALARM``.
+        """
+        before = [a for a in self._alarms if a.box == box and a.kind == RULES and a.time_ms <= time_ms]
+        of_it = [a for a in before if all(a.values.get(name) == values.get(name) for name in SUBJECT)]
+        return bool(of_it) and max(of_it, key=lambda a: a.time_ms).values.get("state") == "raised"
 
     # Inside
 

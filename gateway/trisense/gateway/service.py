@@ -247,6 +247,8 @@ class Gateway:
         for alarm in fresh:
             if alarm.identity is not None:
                 self._told[alarm.identity] = None
+            if alarm.all_well and not self.live.is_raised(alarm.box, alarm.values, alarm.time_ms or 0):
+                continue
             self.live.note_alarm(
                 alarm.box, alarm.kind, alarm.values, device=alarm.device, time_ms=alarm.time_ms
             )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image, ImageDraw
-from trisense.core.model import Field, FieldType, Layer, Stream
+from trisense.core.model import Field, FieldType, Layer, Stream, Value
 from trisense.core.vocabulary import field
 from trisense.gateway.stores.base import NotSupported, Table
 
@@ -174,6 +174,33 @@ async def test_an_alarm_is_told_while_the_page_looks(street: Street, page: Page)
     street.live.note_alarm("kx-001", "loss", {"samples": 12, "reason": "cap"})
     await page.until("document.querySelector('#alarms-head').checkVisibility()")
     assert "samples 12, reason cap" in await page.do("document.querySelector('#alarms-list').textContent")
+
+
+async def test_an_alarm_of_a_rule_reads_as_a_sentence_and_its_end_is_shown_as_one(
+    street: Street, page: Page
+) -> None:
+    street.box("kx-001")
+    await street.start()
+    await page.open(street.address)
+    await page.until("document.querySelector('#link').textContent.includes('live')")
+    row: dict[str, Value] = {
+        "rule": "dusty", "kind": "threshold", "priority": "high", "state": "raised", "device": "dust",
+        "measurement": "air_quality", "field": "pm2_5", "value": 160.5, "limit": 100.0, "unit": "ug/m3",
+        "since": "2026-11-23T08:00:00.000+00:00", "occurrence": 1, "held": 0, "message": "Close the windows",
+    }  # fmt: skip
+    street.live.note_alarm("kx-001", "alarm", row, device="box", time_ms=now_ms() - 2000)
+    await page.until("document.querySelector('#alarms-head').textContent.includes('1 active')")
+    told = await page.do("document.querySelector('#alarms-list li.raised').textContent")
+    assert "▲ high kx-001 dust" in told
+    assert "Close the windows, PM2.5 160.5 µg/m³ (limit 100 µg/m³), since " in told
+
+    street.live.note_alarm("kx-001", "alarm", row | {"state": "cleared", "value": 20.0}, device="box")
+    await page.until("document.querySelector('#alarms-head').classList.contains('cleared')")
+    head = await page.do("document.querySelector('#alarms-head').textContent")
+    assert "active" not in head
+    assert "✓ cleared kx-001 dust" in head
+    assert "✓ cleared" in await page.do("document.querySelector('#alarms-list li.cleared').textContent")
+    assert page.problems == []
 
 
 async def test_a_page_that_lost_a_delta_loads_the_snapshot_again(street: Street, page: Page) -> None:

@@ -1,6 +1,7 @@
 // The page: puts the model, the link to the gateway and the views together.
 
 import "./trusted.js"; // first: Leaflet makes markup from a string as it loads
+import { showAlarms } from "./alarms.js";
 import { Cameras } from "./cameras.js";
 import { Chart } from "./chart.js";
 import { byId, make, setText, statusIcon } from "./dom.js";
@@ -12,7 +13,6 @@ import { ValuesTable } from "./values.js";
 
 /** @import { Changes, Choice, Status, StreamLive } from "./types.js" */
 
-const ALARMS_SHOWN = 50;
 const FRESH_MS = 5_000;
 const OF_INTEREST = ["air_temperature", "pm2_5", "laeq", "vehicle_count"]; // what a chart begins with
 
@@ -187,26 +187,6 @@ function showNow() {
   fields.nowAbout.classList.toggle("old", field.now !== 1 || model.isOld(stream, field.time_ms));
 }
 
-function showAlarms() {
-  const newest = model.alarms.at(-1);
-  fields.alarms.hidden = !newest;
-  if (!newest) return;
-  const many = model.alarms.length === 1 ? "1 alarm" : `${model.alarms.length} alarms`;
-  setText(fields.alarmsHead, `${many}, latest ${clockText(newest.time_ms)}: ${newest.box} ${newest.kind}`);
-  fields.alarmsList.replaceChildren(
-    ...model.alarms
-      .slice(-ALARMS_SHOWN)
-      .reverse()
-      .map((alarm) => {
-        const about = Object.entries(alarm.values)
-          .filter(([, value]) => value !== null && value !== "")
-          .map(([name, value]) => `${name} ${value}`);
-        const words = [alarm.box, alarm.device, alarm.kind].filter(Boolean).join(" ");
-        return make("li", "", make("time", "", new Date(alarm.time_ms).toLocaleString()), ` ${words} `, make("span", "about", about.join(", ")));
-      }),
-  );
-}
-
 /** @param {boolean} everything @param {Changes | null} changes */
 function onChange(everything, changes) {
   if (everything) {
@@ -229,7 +209,7 @@ function onChange(everything, changes) {
     for (const stream of changes.streams) if (keyOf(stream) === key) chart.take(stream);
     showNow();
   }
-  if (!changes) showAlarms();
+  if (!changes) showAlarms(fields.alarms, fields.alarmsHead, fields.alarmsList, model.alarms);
   cameras.update();
 }
 
