@@ -35,8 +35,9 @@ ALARM: Final = Stream(
         Field("message", "", FieldType.STR),
     ),
 )
-"""``source`` is the device; ``state`` is raised or cleared; ``value`` and ``limit`` are in ``unit``; ``since``
-is ISO 8601 UTC; what a kind of rule does not have is null. Of one rule, source, measurement and field the newest row counts."""
+"""``source`` is the device; ``state`` is raised or cleared; ``value`` and ``limit`` are in ``unit``;
+``since`` is ISO 8601 UTC; what a kind of rule does not have is null. Of one rule, source, measurement and
+field the newest row counts."""
 
 
 def alarm_values(told: Transition) -> dict[str, Value]:
