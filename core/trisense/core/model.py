@@ -115,6 +115,11 @@ class Stream:
         """(device, measurement): unique on a box."""
         return (self.device, self.measurement)
 
+    @cached_property
+    def texts(self) -> tuple[int, ...]:
+        """Indices of the fields that hold text."""
+        return tuple(index for index, field in enumerate(self.fields) if field.type is FieldType.STR)
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

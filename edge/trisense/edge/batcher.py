@@ -261,4 +261,7 @@ def _cut(items: Sequence[_Waiting]) -> Cut:
 
 def _size_bytes(sample: Sample) -> int:
     """What a sample takes at most in a bundle, about: nine bytes a number, texts in full."""
-    return sum(len(v) * 4 if isinstance(v, str) else 9 for v in sample.values) + 9
+    size_bytes = 9 * (len(sample.values) + 1)
+    for index in sample.stream.texts:
+        size_bytes += 4 * len(str(sample.values[index] or ""))
+    return size_bytes

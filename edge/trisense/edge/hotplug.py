@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 from trisense.drivers import Lines
 from trisense.drivers.ports import serial_paths
+from trisense.edge.config import Device
 from trisense.edge.devices import DeviceSet
 
 __all__ = ["HotPlug"]
@@ -29,6 +30,7 @@ class HotPlug:
     def __init__(self, devices: DeviceSet, lines: Lines) -> None:
         self._devices = devices
         self._lines = lines
+        self._named: dict[str, tuple[Device, tuple[Path, ...]]] = {}
         self._seen: dict[Path, tuple[int, int] | None] = {}
 
     async def run(self) -> None:
@@ -43,12 +45,20 @@ class HotPlug:
             log.warning("port_moved", line=url)
         seen: dict[Path, tuple[int, int] | None] = {}
         for name, device in self._devices.devices.items():
-            for _, path in serial_paths(device.driver.config):
+            for path in self._paths(device):
                 seen[path] = _port(path)
                 if seen[path] not in (None, self._seen.get(path, seen[path])):
                     log.info("port_appeared", device=name, port=str(path))
                     self._devices.supervisors[name].wake()
         self._seen = seen
+        self._named = {name: self._named[name] for name in self._devices.devices}
+
+    def _paths(self, device: Device) -> tuple[Path, ...]:
+        known = self._named.get(device.name)
+        if known is None or known[0] is not device:
+            known = device, tuple(path for _, path in serial_paths(device.driver.config))
+            self._named[device.name] = known
+        return known[1]
 
 
 def _port(path: Path) -> tuple[int, int] | None:

@@ -126,7 +126,7 @@ class Box:
             committing = asyncio.create_task(self.batcher.run(), name="batcher")
             sending = asyncio.create_task(self.uplink.run(), name="uplink")
             try:
-                self._own = await self.stamper([ALARM, HEALTH])
+                self._own = await self.stamper([ALARM, HEALTH, CALIBRATION])
                 await self._observe(self.config.devices)
                 await together(
                     {
@@ -227,8 +227,7 @@ class Box:
         self.take(self._own, rows)
 
     async def _supervise(self, device: Device, phase: float) -> Supervisor:
-        told = await self.stamper([CALIBRATION])
-        stamper = await self.stamper(device.treatment, lambda row: self.take(told, [row]))
+        stamper = await self.stamper(device.treatment, lambda row: self.emit([row]))
         self.stampers[device.name] = stamper
         return Supervisor(device.driver, self.lines, partial(self.take, stamper), phase=phase)
 

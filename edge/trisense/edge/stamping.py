@@ -84,8 +84,7 @@ class Stamper:
 
     def stamp(self, rows: Sequence[Observed], at: Stamp) -> list[tuple[Observed, Sample]]:
         """The samples of rows that were read together ``at`` a time, which is that of all that bring none."""
-        made = ((row, self._sample(row, at)) for row in rows)
-        return [(row, sample) for row, sample in made if sample is not None]
+        return [(row, sample) for row in rows if (sample := self._sample(row, at)) is not None]
 
     def _sample(self, row: Observed, at: Stamp) -> Sample | None:
         plan = self._plans.get(row.measurement)
