@@ -178,9 +178,7 @@ def _command(verb: str, arguments: list[str], timeout_s: float) -> Command:
         elif name:
             given[name] = argument
         else:
-            cannot(
-                f"{verb}: expected at most {len(names)} arguments ({', '.join(names) or 'none'}), got more"
-            )
+            cannot(f"{verb}: expected {', '.join(names) or 'no argument'}, got {argument!r} too")
     body = {"verb": verb, "deadline": _deadline(timeout_s).isoformat(), "arguments": given}
     try:
         return form.model_validate_strings(body, strict=False)

@@ -106,7 +106,8 @@ def _loads(config: BoxConfig) -> dict[str, tuple[float, bool]]:
 def _settings(before: BoxConfig, after: BoxConfig) -> Iterator[str]:
     for field in fields(after):
         if field.name not in NO_TABLES:
-            yield from _keys(field.name, getattr(before, field.name), getattr(after, field.name))
+            name = field.name.removesuffix("s") if field.name == "alarms" else field.name
+            yield from _keys(name, getattr(before, field.name), getattr(after, field.name))
 
 
 def _keys(where: str, old: Any, new: Any) -> Iterator[str]:
