@@ -44,15 +44,43 @@ def test_a_failure_each_second_for_a_week_is_a_dozen_lines_and_one_at_its_end() 
     }
 
 
-def test_after_a_recovery_the_next_failure_is_a_first_one() -> None:
+def test_after_a_calm_minute_the_next_failure_is_a_first_one() -> None:
     hand = Hand()
     with capture_logs() as entries:
         fault = Fault(structlog.get_logger(), "down", "up", now_s=hand)
         assert fault.failed()
         assert not fault.failed()
         fault.recovered()
+        assert fault.times == 2
+        hand.now_s += 61
+        assert fault.times == 0
         assert fault.failed()
     assert [entry["event"] for entry in loud(entries)] == ["down", "up", "down"]
+    assert "times" not in loud(entries)[2]
+
+
+def test_what_fails_every_other_time_for_a_day_is_a_few_lines() -> None:
+    hand = Hand()
+    with capture_logs() as entries:
+        fault = Fault(structlog.get_logger(), "down", "up", now_s=hand)
+        for _ in range(86_400 // 20):
+            fault.failed()
+            hand.now_s += 10
+            fault.recovered()
+            hand.now_s += 10
+    told = loud(entries)
+    assert 4 <= len(told) <= 14
+    assert [entry["event"] for entry in told] == ["down", "up"] * (len(told) // 2), "each is told to be over"
+    assert told[2]["times"] == 4
+
+
+def test_what_is_new_about_it_is_told_at_once() -> None:
+    with capture_logs() as entries:
+        fault = Fault(structlog.get_logger(), "down", now_s=Hand())
+        assert fault.failed(why="timeout")
+        assert fault.failed(why="refused", anew=True)
+        assert not fault.failed(why="refused")
+    assert [entry["why"] for entry in loud(entries)] == ["timeout", "refused"]
 
 
 def test_what_has_no_end_is_news_again_after_enough_quiet() -> None:

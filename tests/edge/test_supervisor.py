@@ -12,6 +12,7 @@ from trisense.drivers import (
     DeviceConfig,
     DeviceTimeout,
     Field,
+    FrameError,
     Layer,
     LineError,
     Lines,
@@ -158,6 +159,23 @@ async def test_a_bug_in_a_driver_is_logged_with_its_traceback_and_the_device_goe
         ("device_failed", "debug", True),
         ("device_recovered", "info", False),
     ]
+
+
+async def test_a_device_that_fails_every_other_time_is_told_once_for_each_kind_of_failure(
+    config: DeviceConfig,
+) -> None:
+    silent, damaged = DeviceTimeout("mast", "no answer", timeout_s=1), FrameError("mast", "checksum")
+    station = Station(config, [silent, "row", silent, "row", damaged, "row", silent, "row", damaged, "row"])
+    with capture_logs() as logs:
+        supervisor, _ = await supervise(station, station.finished)
+    told = [(entry["event"], entry.get("error")) for entry in logs if entry["log_level"] != "debug"]
+    assert told == [
+        ("device_failed", "DeviceTimeout"),
+        ("device_recovered", None),
+        ("device_failed", "FrameError"),
+        ("device_recovered", None),
+    ]
+    assert supervisor.health.reasons == {"timeout": 3, "damaged": 2}
 
 
 async def test_a_driver_that_hangs_is_cut_and_started_again(

@@ -11,6 +11,7 @@ from trisense.core import limits
 from trisense.core.messages import Birth, CountersJson, DeviceBirth, FieldBirth, StreamBirth
 from trisense.core.model import Counters
 from trisense.edge.config import BoxConfig, Device
+from trisense.edge.once import Fault
 
 __all__ = ["BirthMaker"]
 
@@ -25,6 +26,7 @@ class BirthMaker:
     """Makes the birth message; all but the counters stands still while the box runs."""
 
     def __init__(self, config: BoxConfig) -> None:
+        self._fault = Fault(log, "birth_too_large")
         self.box = config.box.id
         self.site = config.box.site
         self._still = Birth(
@@ -44,7 +46,7 @@ class BirthMaker:
         payload = message.model_dump_json()
         if len(payload.encode()) > limits.PAYLOAD_BYTES:
             # Every bundle describes its own streams: a box of very many devices goes without them here.
-            log.warning("birth_too_large", size_bytes=len(payload), limit_bytes=limits.PAYLOAD_BYTES)
+            self._fault.failed(size_bytes=len(payload), limit_bytes=limits.PAYLOAD_BYTES)
             payload = message.model_copy(update={"devices": []}).model_dump_json()
         return payload
 

@@ -11,6 +11,7 @@ import structlog
 from trisense.core.errors import WireError
 from trisense.core.model import Batch
 from trisense.core.wire import Header, split
+from trisense.edge.once import Fault
 from trisense.edge.outbox import Pick
 from trisense.edge.spool import Head
 from trisense.edge.spool.thread import SpoolThread
@@ -41,6 +42,7 @@ class Bundler:
         self.box = box
         self._spool = spool
         self._given_up = given_up
+        self._fault = Fault(log, "batch_cannot_travel", level="error", forget_s=3600.0)
 
     async def bundles(self, pick: Pick) -> list[Bundle]:
         """Load and pack the batches of ``pick``; empty when none of them can be sent."""
@@ -66,7 +68,7 @@ class Bundler:
                 first = await self._packed(header, found[:middle])
                 return first + await self._packed(header, found[middle:])
             (head, _), reason = found[0], error.reason
-            log.error("batch_cannot_travel", seq=head.seq, why=str(error))
+            self._fault.failed(seq=head.seq, why=str(error))
             await self._spool.run(lambda spool: spool.drop([head.id], reason))
             self._given_up([head.id])
             return []

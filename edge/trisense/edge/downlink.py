@@ -18,6 +18,7 @@ from trisense.core.errors import WireError
 from trisense.core.messages import GatewayState, unpack_receipts
 from trisense.edge.answers import Answers
 from trisense.edge.link import QOS
+from trisense.edge.once import Fault
 from trisense.edge.outbox import Outbox
 from trisense.edge.spool.thread import SpoolThread
 
@@ -106,6 +107,7 @@ class Downlink:
         self._rng = random.Random()  # noqa: S311  # jitter, no secret
         self.workers: dict[str, GatewayState] = {}
         """The gateway's workers by topic, as far as this connection has heard them."""
+        self._refused = Fault(log, "gateway_refused", level="error", forget_s=3600.0)
         self._receipts = topics.receipt(box)
         self._spool = spool
         self._outbox = outbox
@@ -161,7 +163,7 @@ class Downlink:
         self._counts["batches_refused"] += settled.refused
         if settled.refused:
             refused = [list(x) for r in receipts for x in r.refused]
-            log.error("gateway_refused", batches=refused[:20])
+            self._refused.failed(batches=refused[:20])
         if settled.beyond:
             self._ignored("receipts_beyond", "a receipt for batches this box never made")
         if settled.unknown_epochs:

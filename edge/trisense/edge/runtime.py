@@ -31,6 +31,7 @@ from trisense.edge.health import HEALTH, HealthTeller
 from trisense.edge.hotplug import HotPlug
 from trisense.edge.link import Connector
 from trisense.edge.notify import Notifier
+from trisense.edge.once import Fault
 from trisense.edge.ordinals import Ordinals
 from trisense.edge.preview import GapPreview, preview_of, previewed
 from trisense.edge.remote import Remote
@@ -232,14 +233,16 @@ class Box:
         return Supervisor(device.driver, self.lines, partial(self.take, stamper), phase=phase)
 
     async def _tidy(self) -> None:
+        fault = Fault(log, "tidy_failed", "tidy_works", level="error")
         while True:
             await asyncio.sleep(TIDY_S)
             try:
                 await self.door.run(Spool.tidy)
                 waiting = await self.door.run(Spool.waiting)
             except SpoolError as error:
-                log.error("tidy_failed", why=str(error))
+                fault.failed(why=str(error))
                 continue
+            fault.recovered()
             failing = [name for name, s in self.devices.supervisors.items() if s.health.error is not None]
             log.info(
                 "box",

@@ -126,6 +126,8 @@ class Supervisor:
         self._woken = asyncio.Event()
         self._asking: list[asyncio.Future[None]] = []
         self._answering: list[asyncio.Future[None]] = []
+        self._fault = Fault(self._log, "device_failed", "device_recovered")
+        self._told_kinds: set[str] = set()
         self._close_fault = Fault(self._log, "close_failed", "close_recovered")
 
     async def run(self) -> None:
@@ -284,23 +286,25 @@ class Supervisor:
             self.health.last_row_s = time.monotonic()
         self._take(rows)
         if self.health.failing_since_s is not None:
-            gone_s = round(time.monotonic() - self.health.failing_since_s, 1)
-            self._log.info("device_recovered", after_s=gone_s, failures=self._backoff.failures)
+            self._fault.recovered()
             self.health.failing_since_s = self.health.next_try_s = None
             self.health.error = None
         self._backoff.reset()
         self._answer()
 
     def _failed(self, error: Exception, *, traceback: bool = False) -> None:
-        """Count a failure; loud the first time, and for a bug not seen just before; else at debug."""
+        """Count a failure; each kind of error is told aloud once, and ever more rarely again."""
         why = str(error) if isinstance(error, DeviceError) else repr(error)
         self.health.failures += 1
         self.health.reasons[_reason(error)] += 1
-        loud = self.health.failing_since_s is None or (traceback and why != self.health.error)
         if self.health.failing_since_s is None:
             self.health.failing_since_s = time.monotonic()
-        say = self._log.warning if loud else self._log.debug
-        say("device_failed", why=why, error=type(error).__name__, exc_info=error if traceback else None)
+        kind = type(error).__name__
+        if not self._fault.times:
+            self._told_kinds.clear()
+        anew = kind not in self._told_kinds
+        self._told_kinds.add(kind)
+        self._fault.failed(why=why, error=kind, exc_info=error if traceback else None, anew=anew)
         self.health.error = why
         self._answer(error if isinstance(error, DeviceError) else DeviceError(self._driver.config.name, why))
 

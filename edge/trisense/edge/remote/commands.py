@@ -22,6 +22,7 @@ from trisense.core.remote import (
     command_of,
 )
 from trisense.edge.clock import Clock
+from trisense.edge.once import Fault
 from trisense.edge.remote.verbs import Hands, Verbs
 
 __all__ = ["Commands"]
@@ -56,6 +57,7 @@ class Commands:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._answered: OrderedDict[str, str] = OrderedDict()
         self._answered_bytes = 0
+        self._ignored = Fault(log, "command_ignored", forget_s=3600.0)
         self._at_work: dict[str, asyncio.Task[None]] = {}
 
     async def put(self, identity: str, payload: bytes) -> None:
@@ -65,7 +67,7 @@ class Commands:
         everything twice.
         """
         if not topics.COMMAND_ID.fullmatch(identity):
-            log.warning("command_ignored", why="expected an id of a-z, 0-9 and -", got=identity[:80])
+            self._ignored.failed(why="expected an id of a-z, 0-9 and -", got=identity[:80])
         elif identity in self._answered:
             await self._publish(identity, self._answered[identity])
         elif identity not in self._at_work:

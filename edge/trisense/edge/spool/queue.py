@@ -21,6 +21,7 @@ from trisense.core.errors import SpoolError, SpoolFull
 from trisense.core.messages import EpochReceipt
 from trisense.core.model import Batch, BatchClass, ClockState, Counters, Value
 from trisense.edge.clock import Clock
+from trisense.edge.once import Fault
 from trisense.edge.ordinals import Ordinals
 from trisense.edge.spool import file as files
 from trisense.edge.spool import reading, room
@@ -57,6 +58,10 @@ class Spool:
         self._lock = -1
         self._connection: sqlite3.Connection | None = None
         self._shelf: Shelf
+        # What the disk does to us it does again: at each commit, until somebody comes.
+        self._full = Fault(log, "spool_full", forget_s=3600.0)
+        self._no_room = Fault(log, "spool_room_failed", forget_s=3600.0)
+        self._damaged = Fault(log, "spool_damaged", level="error", forget_s=3600.0)
 
     def __enter__(self) -> Spool:
         self.open()
@@ -211,7 +216,7 @@ class Spool:
         """
         short = self._ballast.disk_is_short()
         helped = short and (files.discard_aside(self.path) or self._ballast.release())
-        log.warning("spool_full", why=str(error), disk_is_short=short, helped=helped)
+        self._full.failed(why=str(error), disk_is_short=short, helped=helped)
         if short:
             # What the ballast gave is for the WAL: the file itself must not grow into it.
             room.set_cap(self._db, None)
@@ -219,7 +224,7 @@ class Spool:
         try:
             freed = self._transact(lambda: room.free(self._shelf, "disk_full" if short else "cap"))
         except sqlite3.Error as again:
-            log.warning("spool_room_failed", why=str(again))
+            self._no_room.failed(why=str(again))
             return helped
         room.fold_log(self._db)
         return freed or helped
@@ -454,7 +459,7 @@ class Spool:
         try:
             self._let_go()
             aside = files.set_aside(self.path)
-            log.error("spool_damaged", path=str(self.path), why=why)
+            self._damaged.failed(path=str(self.path), why=why)
             salvage = Salvage(aside, limit_s=self._options.salvage_s)
             self._connection, _ = files.connect(self.path, max_bytes=self._options.max_bytes)
             salvage.run(self._db)

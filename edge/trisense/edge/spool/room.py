@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 from trisense.core.model import BatchClass
+from trisense.edge.once import Fault
 from trisense.edge.spool.file import AGE_NEVER_NS, PAGE_BYTES
 from trisense.edge.spool.model import KINDS, Head, SpoolOptions
 from trisense.edge.spool.reading import committed_ns
@@ -106,6 +107,7 @@ class Ballast:
     def __init__(self, path: Path, size_bytes: int) -> None:
         self._path = path.with_name(path.name + ".ballast")
         self._size_bytes = size_bytes
+        self._fault = Fault(log, "spool_ballast_failed", "spool_ballast_set_aside")
 
     def release(self) -> bool:
         """Give the room back; False when it had been given already."""
@@ -131,6 +133,7 @@ class Ballast:
             with self._path.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, self._size_bytes)
         except OSError as error:
-            log.warning("spool_ballast_failed", why=str(error))
+            self._fault.failed(why=str(error))
             return False
+        self._fault.recovered()
         return True
