@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from trisense.core.errors import ConfigError, RemoteError
 from trisense.core.remote import Desired, content_hash
+from trisense.edge import commands
 from trisense.edge.config import BoxConfig, load
 from trisense.edge.remote import record
 from trisense.edge.remote.checking import from_afar, needs_restart
 from trisense.edge.remote.difference import difference
 from trisense.edge.remote.keeper import Keeper
+from typer.testing import CliRunner
 
 BOX = '[box]\nid = "kx-001"\nsite = "kx"\n'
 MQTT = '[mqtt]\nhost = "127.0.0.1"\nport = 1883\npassword_file = "/run/keys/mqtt"\nusername = "kx-001"\n'
@@ -255,3 +258,31 @@ def test_a_record_of_another_form_is_damaged(path: Path) -> None:
     with pytest.raises(RemoteError, match="damaged"):
         record.load(path)
     assert record.load(path) is None
+
+
+# --- what the deployer sees ---
+
+
+def test_the_deployer_sees_whether_his_file_is_what_runs(local: BoxConfig, path: Path, write: Write) -> None:
+    def seen(*options: str) -> tuple[int, str]:
+        result = CliRunner().invoke(commands.app, ["config", str(local.path), *options])
+        return result.exit_code, result.stdout
+
+    assert seen() == (0, f"{local.path}: this file runs\n")
+    keeper = Keeper(local, path)
+    keeper.put_on_trial(WANTED)
+    keeper.roll_back("dust: no answer")
+    code, said = seen()
+    assert code == 0
+    assert "rolled back at" in said
+    assert "dust: no answer" in said
+    keeper.put_on_trial(WANTED)
+    keeper.confirm()
+    assert seen() == (1, f"{local.path}: one from afar runs, {WANTED.hash[:16]}\n")
+    assert seen("--show") == (1, GOOD)
+    code, told = seen("--json")
+    assert json.loads(told)["running"] == WANTED.hash
+    checked = CliRunner().invoke(commands.app, ["check", str(local.path)])
+    assert "not this file, see `trisense edge config`" in checked.stderr
+    write(LOCAL + "# by hand\n")
+    assert seen() == (0, f"{local.path}: this file runs\n")

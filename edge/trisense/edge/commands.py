@@ -18,6 +18,7 @@ from trisense.edge.config import load
 from trisense.edge.doctor.command import doctor
 from trisense.edge.notify import Notifier
 from trisense.edge.ports_command import ports
+from trisense.edge.remote import standing
 from trisense.edge.runtime import Box
 from trisense.edge.scan_command import scan
 from trisense.edge.status.commands import status
@@ -31,6 +32,7 @@ app.command()(scan)
 app.command()(status)
 app.command()(doctor)
 app.command()(ports)
+app.command()(standing.config)
 
 LINGER_S: Final = 1.0
 """Longest wait, after everything is saved, for a thread that hangs in a name look-up or a connect."""
@@ -75,7 +77,7 @@ def check(
     """Check a configuration. Exit 1 when a device cannot be read, 2 when the file has mistakes."""
     logs.configure("error")
     box = load(config)
-    for mistake in checking.warnings(box):
+    for mistake in [*checking.warnings(box), *standing.warnings(box)]:
         typer.echo(f"{config}: warning: {mistake}", err=True)
     readings = asyncio.run(checking.read_devices(box)) if read else None
     if json:

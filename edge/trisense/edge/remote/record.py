@@ -6,6 +6,7 @@ at odds. The box's own file is never written.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from trisense.core.errors import RemoteError
 from trisense.core.remote import Hash
 
-__all__ = ["Outcome", "Record", "Tried", "load", "path_beside", "save"]
+__all__ = ["Outcome", "Record", "Tried", "load", "path_beside", "read", "save"]
 
 RECORD_BYTES: Final = 1 << 20
 """More than two configurations, each byte written as two."""
@@ -57,11 +58,11 @@ def path_beside(spool: Path) -> Path:
     return spool.with_name(spool.name + ".remote")
 
 
-def load(path: Path) -> Record | None:
-    """The record, or None where there is none yet.
+def read(path: Path) -> Record | None:
+    """The record, or None where there is none; changes nothing.
 
     Raises:
-        RemoteError: ``damaged``; it has been put aside, and the box's own file is what is left.
+        RemoteError: ``damaged``: the box's own file is what is left.
     """
     try:
         with path.open("rb") as file:
@@ -71,15 +72,28 @@ def load(path: Path) -> Record | None:
     except OSError as error:
         raise RemoteError("damaged", f"{path}: cannot be read: {error}") from error
     digest, _, body = data.partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise RemoteError("damaged", f"{path}: its checksum does not match")
     try:
-        if hashlib.sha256(body).hexdigest().encode() == digest:
-            return Record.model_validate_json(body)
-        why = "its checksum does not match"
+        return Record.model_validate_json(body)
     except ValidationError as error:
-        why = f"not of this version: {error.error_count()} mistakes"
-    aside = path.with_name(path.name + ".damaged")
-    path.replace(aside)
-    raise RemoteError("damaged", f"{path}: {why}; kept as {aside.name}")
+        why = f"{path}: not of this version, {error.error_count()} mistakes"
+        raise RemoteError("damaged", why) from error
+
+
+def load(path: Path) -> Record | None:
+    """``read`` for the box itself: a damaged record is put aside.
+
+    Raises:
+        RemoteError: as ``read``.
+    """
+    try:
+        return read(path)
+    except RemoteError as error:
+        aside = path.with_name(path.name + ".damaged")
+        with contextlib.suppress(OSError):  # then the next record takes its place
+            path.replace(aside)
+        raise RemoteError(error.reason, f"{error.detail}; kept as {aside.name}") from error
 
 
 def save(path: Path, record: Record) -> None:

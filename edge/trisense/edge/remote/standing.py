@@ -1,0 +1,78 @@
+"""``trisense edge config``: does the box run its own file, and what became of what came from afar."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from trisense.core.errors import Mistake, RemoteError
+from trisense.core.remote import content_hash
+from trisense.edge.config import BoxConfig, load
+from trisense.edge.remote import record
+from trisense.edge.remote.record import Record
+
+__all__ = ["config", "warnings"]
+
+
+def config(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Configuration of the box.")],
+    show: Annotated[bool, typer.Option("--show", help="The configuration itself, TOML on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+) -> None:
+    """Say whether this file is what the box runs, or a configuration from afar; nothing is changed.
+
+    A configuration from afar gives way when this file changes, at the next start or a `reload`.
+    Exit 0: this file. 1: another. 2: cannot say.
+    """
+    local = load(config)
+    known = _standing(local)
+    good = None if known is None else known.good
+    if show:
+        typer.echo(local.text if good is None else good, nl=False)
+    elif as_json:
+        typer.echo(json.dumps(_as_json(local, known)))
+    else:
+        for line in _lines(local, known):
+            typer.echo(line)
+    raise typer.Exit(0 if good is None else 1)
+
+
+def warnings(local: BoxConfig) -> list[Mistake]:
+    """What the reader of the box's own file would not think of."""
+    try:
+        known = _standing(local)
+    except RemoteError as error:
+        return [Mistake("file", "to say whether the box runs it", error.detail)]
+    if known is None or known.good is None:
+        return []
+    return [Mistake("file", "what the box runs", "not this file, see `trisense edge config`")]
+
+
+def _standing(local: BoxConfig) -> Record | None:
+    """The record, where the box's own file has not changed since and so overruled it."""
+    known = record.read(record.path_beside(local.spool.path))
+    return known if known is not None and known.base == content_hash(local.text) else None
+
+
+def _as_json(local: BoxConfig, known: Record | None) -> dict[str, object]:
+    good = None if known is None else known.good
+    return {
+        "source": "local" if good is None else "remote",
+        "running": content_hash(local.text if good is None else good),
+        "on_trial": known is not None and known.trial is not None,
+        "tried": None if known is None or known.tried is None else known.tried.model_dump(),
+    }
+
+
+def _lines(local: BoxConfig, known: Record | None) -> list[str]:
+    if known is None:
+        return [f"{local.path}: this file runs"]
+    what = "this file runs" if known.good is None else f"one from afar runs, {content_hash(known.good)[:16]}"
+    lines = [f"{local.path}: {what}"]
+    if known.tried is not None and known.tried.outcome != "running":
+        why = f": {known.tried.reason}" if known.tried.reason else ""
+        outcome = known.tried.outcome.replace("_", " ")
+        lines.append(f"desired last: {known.tried.hash[:16]}, {outcome} at {known.tried.at}{why}")
+    return lines
