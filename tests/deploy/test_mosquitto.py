@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from functools import partial
 
 import aiomqtt
 import pytest
@@ -67,6 +68,38 @@ async def test_a_box_hears_its_own_receipts_and_no_other_box(broker: Broker) -> 
         for topic in (topics.receipt("kx-002"), topics.up("kx-002", Lane.LIVE), own):
             await mouth.publish(topic, b"x", qos=1)
         assert await heard(ears, own) == [own]
+
+
+async def test_the_gateway_commands_a_box_and_hears_its_answers(broker: Broker) -> None:
+    down = [topics.command("kx-001", "a1"), topics.desired("kx-001")]
+    up = [topics.reply("kx-001", "a1"), topics.reported("kx-001")]
+    async with box(broker) as field, gateway(broker) as hand:
+        await field.subscribe("tri/#", qos=1)
+        await hand.subscribe("tri/v1/#", qos=1)
+        for topic in (topics.command("kx-002", "a1"), topics.desired("kx-002"), *down):
+            await hand.publish(topic, b"x", qos=1)
+        assert await heard(field, down[-1]) == down
+        for topic in up:
+            await field.publish(topic, b"x", qos=1)
+        assert await heard(hand, up[-1]) == up
+
+
+async def test_no_box_commands_another_nor_itself(broker: Broker) -> None:
+    forged = [
+        f(name)
+        for name in ("kx-001", "kx-002")
+        for f in (topics.desired, partial(topics.command, identity="a"))
+    ]
+    forged += [topics.reply("kx-002", "a"), topics.reported("kx-002")]
+    honest = topics.state("kx-001")
+    async with gateway(broker) as ears, box(broker, "kx-002") as other, box(broker) as mouth:
+        await ears.subscribe("tri/v1/#", qos=1)
+        await other.subscribe("tri/#", qos=1)
+        for topic in (*forged, honest):
+            await mouth.publish(topic, b"x", qos=1)
+        assert await heard(ears, honest) == [honest]
+        await ears.publish(topics.receipt("kx-002"), b"x", qos=1)
+        assert await heard(other, topics.receipt("kx-002")) == [topics.receipt("kx-002")]
 
 
 async def test_a_box_cannot_take_the_session_of_another_client(broker: Broker) -> None:

@@ -16,7 +16,16 @@ from pydantic import ValidationError
 from trisense.core import limits
 from trisense.core.errors import ConfigError
 from trisense.core.model import check_value
-from trisense.drivers import BatchClass, DeviceRefused, DeviceTimeout, FrameError, LineError, Lines, Observed
+from trisense.drivers import (
+    BatchClass,
+    DeviceRefused,
+    DeviceTimeout,
+    FrameError,
+    LineError,
+    Lines,
+    Observed,
+    Picturing,
+)
 from trisense.drivers.camera import Config, HttpCamera
 from trisense.drivers.camera.digest import DigestAuth
 from trisense.sims.base import Faults, Truth, World
@@ -110,6 +119,15 @@ async def test_pictures_travel_at_the_preview_interval_only() -> None:
         kinds = [[each.measurement for each in await driver.read()] for _ in range(3)]
 
     assert kinds == [["image_health", "image"], ["image_health"], ["image_health"]]
+
+
+async def test_a_picture_that_is_asked_for_travels_at_once_and_once() -> None:
+    async with driving(simulated(), preview_interval_s=3600) as driver:
+        assert isinstance(driver, Picturing)
+        await driver.read()
+        driver.picture_next()
+        assert [row.measurement for row in await driver.read()] == ["image_health", "image"]
+        assert [row.measurement for row in await driver.read()] == ["image_health"]
 
 
 async def test_the_second_row_compares_with_the_first() -> None:
