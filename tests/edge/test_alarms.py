@@ -143,6 +143,7 @@ async def test_an_alarm_overtakes_waits_out_an_outage_and_is_told_again_after_a_
 ) -> None:
     box = start()
     await nova.opened()
+    assert gateway.said["birth"]["alarms"] == ["dusty", "dead", "silent"]
     nova.say(20.0)
     await gateway.until(lambda: told(gateway) == [("cleared", 0)])
     assert alarms(gateway)[0]["class"] is BatchClass.DATA

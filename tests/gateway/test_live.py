@@ -148,7 +148,7 @@ def test_rows_of_alarm_batches_become_alarms(box: Any) -> None:
 
 def rule_row(state: str, occurrence: int) -> dict[str, Value]:
     values: dict[str, Value] = {field.name: None for field in ALARM.fields}
-    return values | {"rule": "hot", "device": "roof", "state": state, "occurrence": occurrence}
+    return values | {"rule": "hot", "source": "roof", "state": state, "occurrence": occurrence}
 
 
 def test_that_all_is_well_is_news_only_where_an_alarm_was_raised_before() -> None:

@@ -208,6 +208,8 @@ class Birth(_Json):
     counters: list[CountersJson]
     """Every epoch the spool still knows, the current one last."""
     devices: list[DeviceBirth]
+    alarms: list[str] | None = None
+    """Names of the alarm rules at work: an alarm of any other is void. None: nothing is said of them."""
 
 
 class State(_Json):

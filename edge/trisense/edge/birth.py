@@ -37,6 +37,7 @@ class BirthMaker:
             config_hash=config.hash,
             counters=[],
             devices=[_device(device, config.box.site) for device in config.devices],
+            alarms=[rule.name for rule in config.alarms],
         )
 
     def payload(self, counters: Sequence[Counters]) -> str:

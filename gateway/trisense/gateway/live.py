@@ -29,7 +29,7 @@ BOXES_KEPT: Final = 10_000
 STREAMS_KEPT: Final = 100_000
 RULES: Final = "alarm"
 """Kind of what the rules of a box say."""
-SUBJECT: Final = ("rule", "device", "measurement", "field")
+SUBJECT: Final = ("rule", "source", "measurement", "field")
 SKIPPED: Final = frozenset({Quality.FAIL, Quality.MISSING})
 """Latest values skip these: an error is never a value (design: Quality code)."""
 
@@ -303,6 +303,7 @@ class LiveState:
             "site": known.site,
             "position": birth.position.model_dump() if birth and birth.position else None,
             "version": birth.version if birth else None,
+            "alarms": birth.alarms if birth else None,
             "online": state.online if state else None,
             "since": state.since if state else None,
             "seen_ms": known.seen_ms,

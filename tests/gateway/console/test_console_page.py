@@ -184,7 +184,7 @@ async def test_an_alarm_of_a_rule_reads_as_a_sentence_and_its_end_is_shown_as_on
     await page.open(street.address)
     await page.until("document.querySelector('#link').textContent.includes('live')")
     row: dict[str, Value] = {
-        "rule": "dusty", "kind": "threshold", "priority": "high", "state": "raised", "device": "dust",
+        "rule": "dusty", "kind": "threshold", "priority": "high", "state": "raised", "source": "dust",
         "measurement": "air_quality", "field": "pm2_5", "value": 160.5, "limit": 100.0, "unit": "ug/m3",
         "since": "2026-11-23T08:00:00.000+00:00", "occurrence": 1, "held": 0, "message": "Close the windows",
     }  # fmt: skip

@@ -3,7 +3,7 @@
 import { make, setText } from "./dom.js";
 import { clockText, decimalsOf, nameLabel, unitLabel, valueText } from "./format.js";
 
-/** @import { Alarm } from "./types.js" */
+/** @import { Alarm, BoxLive } from "./types.js" */
 
 const SHOWN = 50;
 
@@ -12,16 +12,20 @@ const ofRule = (alarm) => alarm.kind === "alarm" && alarm.device === "box" && ty
 
 /** What one rule watches. @param {Alarm} alarm */
 const subject = ({ box, values }) =>
-  JSON.stringify([box, values["rule"], values["device"], values["measurement"], values["field"]]);
+  JSON.stringify([box, values["rule"], values["source"], values["measurement"], values["field"]]);
 
-/** Rules whose newest word, by the box's time, is that the alarm is raised. @param {Alarm[]} alarms */
-export function activeCount(alarms) {
+/**
+ * Rules that are still at work and whose newest word, by the box's time, is that the alarm is raised.
+ * @param {Alarm[]} alarms @param {Map<string, BoxLive>} boxes
+ */
+function activeCount(alarms, boxes) {
   /** @type {Map<string, Alarm>} */
   const newest = new Map();
   for (const alarm of alarms) {
     if (ofRule(alarm) && alarm.time_ms >= (newest.get(subject(alarm))?.time_ms ?? -Infinity)) newest.set(subject(alarm), alarm);
   }
-  return [...newest.values()].filter(({ values }) => values["state"] === "raised").length;
+  const atWork = (/** @type {Alarm} */ { box, values }) => boxes.get(box)?.alarms?.includes(String(values["rule"])) ?? true;
+  return [...newest.values()].filter((alarm) => alarm.values["state"] === "raised" && atWork(alarm)).length;
 }
 
 /** @param {Alarm} alarm @param {string} name */
@@ -58,17 +62,20 @@ function told(alarm) {
   ];
   return {
     state: cleared ? "cleared" : "raised",
-    words: `${cleared ? "✓ cleared" : `▲ ${text(alarm, "priority")}`} ${alarm.box} ${text(alarm, "device")}`,
+    words: `${cleared ? "✓ cleared" : `▲ ${text(alarm, "priority")}`} ${alarm.box} ${text(alarm, "source")}`,
     about: about.filter(Boolean).join(", "),
   };
 }
 
-/** @param {HTMLElement} whole @param {HTMLElement} head @param {HTMLElement} list @param {Alarm[]} alarms  newest last */
-export function showAlarms(whole, head, list, alarms) {
+/**
+ * @param {HTMLElement} whole @param {HTMLElement} head @param {HTMLElement} list
+ * @param {Alarm[]} alarms  newest last @param {Map<string, BoxLive>} boxes
+ */
+export function showAlarms(whole, head, list, alarms, boxes) {
   const newest = alarms.at(-1);
   whole.hidden = !newest;
   if (!newest) return;
-  const active = activeCount(alarms);
+  const active = activeCount(alarms, boxes);
   const many = alarms.length === 1 ? "1 alarm told" : `${alarms.length} alarms told`;
   const { words, state } = told(newest);
   setText(head, `${active ? `${active} active, ` : ""}${many}, latest ${clockText(newest.time_ms)}: ${words}`);

@@ -209,7 +209,7 @@ function onChange(everything, changes) {
     for (const stream of changes.streams) if (keyOf(stream) === key) chart.take(stream);
     showNow();
   }
-  if (!changes) showAlarms(fields.alarms, fields.alarmsHead, fields.alarmsList, model.alarms);
+  if (!changes) showAlarms(fields.alarms, fields.alarmsHead, fields.alarmsList, model.alarms, model.boxes);
   cameras.update();
 }
 

@@ -7,6 +7,7 @@
  * @property {string} site
  * @property {Position | null} position
  * @property {string | null} version
+ * @property {string[] | null} alarms  names of its rules, where it has said them
  * @property {boolean | null} online
  * @property {string | null} since
  * @property {number | null} seen_ms
