@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -67,6 +68,29 @@ class Connection(aiomqtt.Client):
         if reason_code.value and self.on_reason is not None:
             self.on_reason(reason_code.getName())
         super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def _on_disconnect(
+        self,
+        client: Any,
+        userdata: Any,
+        flags: Any,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        # aiomqtt would wait for the whole time-out for an answer that cannot come any more.
+        if not self._connected.done():
+            error = aiomqtt.MqttCodeError(reason_code, "hung up before it answered")
+            self._connected.set_exception(error)
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
+
+    async def ended(self) -> None:
+        """Wait until the connection is gone: a publish alone does not notice.
+
+        Raises:
+            MqttError: it broke.
+        """
+        await asyncio.wait([self._disconnected])
+        self._disconnected.result()
 
     def carried_bytes(self) -> int | None:
         """Bytes that this connection has cost so far, both ways, with IP and TCP headers and what was

@@ -267,7 +267,7 @@ class Uplink:
 
     async def _serve(self, client: Connection) -> None:
         try:
-            await self._greet(client)
+            await together({"uplink-greet": self._greet(client), "uplink-ended": client.ended()})
             log.info("link_up")
             await together(
                 {
@@ -329,9 +329,9 @@ class Uplink:
 
     async def _measured(self, size_bytes: int, message: Coroutine[Any, Any, None]) -> None:
         """Await the broker's answer to ``message`` and learn of the link."""
-        self._meter.begin(time.monotonic())
+        began_s, alone = time.monotonic(), self._meter.begin()
         await message
-        self._meter.end(size_bytes, time.monotonic())
+        self._meter.end(size_bytes, began_s, time.monotonic(), alone=alone)
 
     # --- what the box says of itself ---
 
