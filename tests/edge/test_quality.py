@@ -62,6 +62,14 @@ def test_a_gap_or_a_step_back_of_time_begins_anew(at_s: float) -> None:
     assert found == [1, 1, 1, 3, 1, 1, 1]
 
 
+def test_gaps_are_counted_where_a_test_looks_back() -> None:
+    for table, gaps in (({"spike": 3}, 1), ({"range": (0, 9)}, 0)):
+        tests = FieldTests(FIELD, QualityTable.model_validate(table), gap_s=60)
+        for at_s in (0, 60, 121, 100, 101):  # the step back begins anew, but is no silence
+            tests.find(5, at_s * NS, Quality.GOOD)
+        assert tests.gaps == gaps
+
+
 def test_two_rows_of_one_moment_have_no_rate() -> None:
     assert codes([(5, 0), (9, 0), (9, 1), (12, 2)], rate_per_s=2) == [1, 1, 1, 3]
 

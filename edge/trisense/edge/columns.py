@@ -106,8 +106,10 @@ class Column:
         return self._field.name
 
     def counts(self) -> dict[str, int]:
-        """Readings by the test they did not pass; ``missing``: null."""
-        return ({"missing": self._missing} if self._missing else {}) | self._flags.counts
+        """Readings by the test they did not pass; ``missing``: null; ``gap``: silences of a tested field."""
+        gaps = 0 if self._tests is None else self._tests.gaps
+        own = {"missing": self._missing, "gap": gaps}
+        return {test: count for test, count in own.items() if count} | self._flags.counts
 
     def cell(self, raw: Value, given: Quality, time_ns: int) -> tuple[Value, Quality]:
         """The value and its code: the worst of the device's own and of every test."""

@@ -117,7 +117,7 @@ class FieldTests:
 
     __slots__ = (
         "_anchor", "_anchor_ns", "_eps", "_fail", "_flat", "_gap_ns", "_last_ns", "_passed", "_passed_ns",
-        "_rate", "_spike", "_suspect", "_window", "looks_back",
+        "_rate", "_spike", "_suspect", "_window", "gaps", "looks_back",
     )  # fmt: skip
 
     def __init__(self, field: Field, table: QualityTable | None, *, gap_s: float) -> None:
@@ -133,6 +133,8 @@ class FieldTests:
         self._gap_ns = int((given.gap_s or gap_s) * NS)
         self.looks_back = any(x is not None for x in (self._spike, given.rate_per_s, self._flat))
         """Whether a test needs the values before: else any value within ``quick`` passes by itself."""
+        self.gaps = 0
+        """Times that it began anew because nothing had come for too long; counted where a test looks back."""
         self._window: deque[float] = deque(maxlen=SPIKE_WINDOW)
         self._last_ns: int | None = None
         self._passed = self._anchor = 0.0
@@ -158,6 +160,7 @@ class FieldTests:
         if not self.looks_back or given >= Quality.FAIL:
             return found or NOTHING_FOUND
         if self._last_ns is None or not 0 <= time_ns - self._last_ns <= self._gap_ns:
+            self.gaps += self._last_ns is not None and time_ns > self._last_ns
             self._begin(value, time_ns)
             return found or NOTHING_FOUND
         found = self._look_back(value, time_ns, found or {})

@@ -229,6 +229,7 @@ class Box:
 
     async def _supervise(self, device: Device, phase: float) -> Supervisor:
         stamper = await self.stamper(device.treatment, lambda row: self.emit([row]))
+        self.stampers = {name: self.stampers[name] for name in self.stampers if name in self.devices.devices}
         self.stampers[device.name] = stamper
         return Supervisor(device.driver, self.lines, partial(self.take, stamper), phase=phase)
 
