@@ -491,6 +491,38 @@ def _smash_an_index(path: Path) -> None:
     path.write_bytes(image[: (page - 1) * 4096] + bytes(4096) + image[page * 4096 :])
 
 
+def test_nothing_is_declared_lost_that_had_its_receipt(
+    make_spool: MakeSpool, spool_path: Path, cut: MakeCut, clock: Any
+) -> None:
+    with make_spool(keep_s=1.0) as spool:  # drained and purged: nothing of it can be lost any more
+        first = spool.epoch
+        spool.commit([cut(n) for n in range(4)])
+        spool.settle([EpochReceipt(spool.epoch, stored=((0, 3),))])
+        clock.advance(10)
+        spool.tidy()
+    with make_spool(keep_s=1.0) as spool:
+        spool.commit([cut(n) for n in range(6)])
+        spool.settle([EpochReceipt(spool.epoch, stored=((0, 2),))])
+        clock.advance(10)
+        spool.tidy()
+        spool.commit([cut(6)])
+    _smash_an_index(spool_path)
+    with make_spool() as spool:
+        assert (len(waiting(spool)), declared(spool)) == (4, [])
+        second = next(epoch for epoch, _ in waiting(spool))
+
+    spool_path.write_bytes(os.urandom(9000))
+    with make_spool() as spool:
+        names = {x["epoch"] for x in declared(spool)}
+        assert f"{second:016x}" in names
+        assert f"{first:016x}" not in names, "it was drained"
+
+
+def test_many_losses_are_told_in_batches_that_can_travel(spool: Spool) -> None:
+    heads = spool.commit([], [Loss("queue_full", samples=1, stream=f"mast/{n}") for n in range(2500)])
+    assert [head.samples for head in heads] == [1000, 1000, 500]
+
+
 def test_a_crash_in_the_middle_of_a_salvage_only_means_to_begin_it_again(
     make_spool: MakeSpool, spool_path: Path, cut: MakeCut, monkeypatch: pytest.MonkeyPatch
 ) -> None:

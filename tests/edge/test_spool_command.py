@@ -170,6 +170,14 @@ def test_fsck_says_beyond_repair_where_nothing_is_left_and_repair_begins_anew(
         assert f"{epoch:016x}" in losses
 
 
+def test_fsck_finishes_a_salvage_that_a_crash_broke_off(filled: tuple[Path, int]) -> None:
+    path, _ = filled
+    path.rename(path.with_name("spool.db.salvage"))
+    assert (told("fsck", path)["outcome"], told("fsck", path)["faults"]) == ("damaged", {"salvage": 1})
+    assert told("fsck", path, "--repair")["outcome"] == "repaired"
+    assert told("fsck", path)["checked"]["batches"] == 9
+
+
 def test_fsck_sees_a_count_that_would_use_a_number_twice(filled: tuple[Path, int]) -> None:
     path, _ = filled
     with sqlite3.connect(path) as db:

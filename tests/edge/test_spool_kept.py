@@ -65,6 +65,23 @@ def test_replay_gives_what_was_committed_before_its_end_and_receipted_after_its_
     assert spool.counters().low_seq == 4, "what was receipted once is below it for ever"
 
 
+def test_what_was_receipted_while_the_clock_was_wrong_is_replayed_too(
+    spool: Spool, cut: MakeCut, clock: Any
+) -> None:
+    right_ns = clock.wall_ns
+    clock.wall_ns = 9_000_000_000  # 1970
+    spool.commit([cut(0)])
+    receipt(spool, 0, 0)
+    clock.wall_ns = right_ns + 100 * HOUR_NS  # too late
+    spool.commit([cut(1)])
+    clock.wall_ns = right_ns
+    spool.commit([cut(2)])
+    receipt(spool, 1, 2)
+
+    assert spool.horizon_ns() == right_ns, "a time that cannot be true is no horizon"
+    assert spool.replay(right_ns - HOUR_NS, right_ns) == 3
+
+
 def test_what_is_replayed_is_receipted_again_and_kept_again(
     make_spool: MakeSpool, cut: MakeCut, clock: Any
 ) -> None:

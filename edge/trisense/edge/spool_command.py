@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, TextIO
 
@@ -27,6 +28,8 @@ from trisense.edge.spool import Spool, SpoolOptions
 from trisense.edge.spool.export import Exported, Wanted, export
 from trisense.edge.spool.fsck import Findings, examine
 from trisense.edge.spool.model import KINDS
+from trisense.edge.spool.shelf import Shelf
+from trisense.edge.spool.trim import forget, give_up
 from trisense.edge.spool.view import Contents, Progress, contents, look_into
 
 __all__ = ["app"]
@@ -182,17 +185,29 @@ def trim(
     dropped: dict[str, int] = {}
     clock = SystemClock()
     with _owned(path, options) as taken:
-        deleted = taken.trim(older_h * 3600)
+        deleted = _all(taken, lambda shelf: forget(shelf, older_h * 3600))
         before_ns = clock.now_ns() - int(older_h * 3600 * 1e9)
         for name in kinds if waiting else ():
-            of, preview = KINDS[name]
-            dropped[name] = taken.give_up(of, before_ns, "trimmed", preview=preview)
+            dropped[name] = _all(taken, partial(_give_up, name, before_ns))
     if as_json:
         typer.echo(json.dumps({"deleted": deleted, "declared_lost": dropped}))
     else:
         typer.echo(f"{deleted} receipted batches deleted.")
         for name, count in dropped.items():
             typer.echo(f"{count} batches of class {name} dropped and declared lost.")
+
+
+def _give_up(kind: str, before_ns: int, shelf: Shelf) -> int:
+    batch_class, preview = KINDS[kind]
+    return give_up(shelf, batch_class, before_ns, "trimmed", preview=preview)
+
+
+def _all(spool: Spool, part: Callable[[Shelf], int]) -> int:
+    """Do ``part`` until nothing is left for it; gives how many batches."""
+    count = 0
+    while done := spool.durably(part):
+        count += done
+    return count
 
 
 # --- the file ---

@@ -32,6 +32,11 @@ class Epoch:
     exact: bool = True
     """False where damage took the numbers: then no counters are reported for it."""
 
+    @property
+    def drained(self) -> bool:
+        """Whether nothing of it waits for its first receipt."""
+        return self.low_seq >= self.next_seq
+
 
 @dataclass(slots=True)
 class _Mark:
@@ -185,9 +190,7 @@ class Books:
     def forget_drained(self, keep: int, current: int) -> None:
         """Drop the oldest epochs of which no batch is here, beyond the newest ``keep`` of them."""
         drained = [
-            e
-            for e, of in self.epochs.items()
-            if of.low_seq >= of.next_seq and e != current and not self._any_batch(e)
+            e for e, of in self.epochs.items() if of.drained and e != current and not self._any_batch(e)
         ]
         for epoch in drained[:-keep]:
             self._db.execute("DELETE FROM epoch WHERE epoch = ?", (epoch_name(epoch),))

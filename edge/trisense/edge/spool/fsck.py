@@ -64,10 +64,10 @@ def examine(path: Path, progress: Progress | None = None) -> Findings:
         SpoolError: no such file, or one that is no spool of this layout.
     """
     found = Findings()
-    if not path.is_file():
-        raise SpoolError(f"{path}: no such file")
     if files.salvage_pending(path):
         found.fault("salvage", "a damaged file was put aside and its salvage was broken off")
+        if not path.is_file():
+            return found
     _log(path, found)
     try:
         with look_into(path) as db:

@@ -29,6 +29,7 @@ from trisense.edge.spool.finalise import Unfinished, finalise, unfinished
 from trisense.edge.spool.model import Cut, Head, Loss, Settled, SpoolOptions, Summary
 from trisense.edge.spool.salvage import Salvage
 from trisense.edge.spool.shelf import Shelf
+from trisense.edge.spool.trim import forget
 
 __all__ = ["Spool"]
 
@@ -40,7 +41,6 @@ ROUNDS: Final = 40
 """Times a commit may make room before it gives up: more than any one batch can need."""
 EPOCHS_KEPT: Final = 256
 """Drained epochs remembered for the birth message."""
-TIDY_BATCHES: Final = 2000
 REPLAY_BATCHES: Final = 500
 """Batches handled in one transaction: a commit may wait behind it."""
 
@@ -136,7 +136,10 @@ class Spool:
         """Mint the epoch of this opening; it reaches the file with its first batch."""
         self.epoch = secrets.randbits(64)
         self._shelf.begin(self.epoch)
-        self._note.write(self._shelf.books.epochs)
+        # Of an epoch that is drained already nothing more can be lost.
+        self._note.write(
+            [e for e, of in self._shelf.books.epochs.items() if not of.drained or e == self.epoch]
+        )
 
     # --- writing ---
 
@@ -161,6 +164,15 @@ class Spool:
         """Give up batches that can never be sent; gives the batch that declares them lost."""
         wanted = list(ids)
         return self._durably(lambda: self._shelf.drop(reading.heads_of(self._db, wanted), reason))
+
+    def durably(self, work: Callable[[Shelf], T]) -> T:
+        """Run ``work`` on what lies in the file, in one durable transaction.
+
+        Raises:
+            SpoolFull: no room, even after the policy dropped what it may; nothing of it was done.
+            SpoolError: the disk failed; nothing of it was done.
+        """
+        return self._durably(lambda: work(self._shelf))
 
     # --- transactions ---
 
@@ -238,36 +250,12 @@ class Spool:
             room.set_cap(self._db, self._options.max_bytes)
 
         def work() -> int:
-            count = self._forget(self._options.keep_s)
+            count = forget(self._shelf, self._options.keep_s)
             self._shelf.books.forget_drained(EPOCHS_KEPT, self.epoch)
             self._shelf.none_hidden()
             return count
 
         return self._durably(work)
-
-    def trim(self, older_s: float = 0.0) -> int:
-        """Delete what was receipted longer ago than that, in running time; gives how many batches."""
-        count = 0
-        while old := self._durably(lambda: self._forget(older_s)):
-            count += old
-        return count
-
-    def _forget(self, older_s: float) -> int:
-        old = self._shelf.old(int(older_s * 1e9), TIDY_BATCHES)
-        self._shelf.delete_kept(old)
-        return len(old)
-
-    def give_up(self, batch_class: BatchClass, before_ns: int, reason: str, *, preview: bool = False) -> int:
-        """Drop and declare what was committed before that and waits; gives how many batches."""
-        count = 0
-        while part := self._durably(lambda: self._give_up(batch_class, before_ns, reason, preview)):
-            count += part
-        return count
-
-    def _give_up(self, batch_class: BatchClass, before_ns: int, reason: str, preview: bool) -> int:
-        heads = room.waiting_before(self._shelf, batch_class, before_ns, preview=preview)
-        self._shelf.drop(heads, reason)
-        return len(heads)
 
     # --- reading ---
 
@@ -395,8 +383,9 @@ class Spool:
         """Let batches wait again that are kept though the gateway had them; gives how many.
 
         Those that were committed before ``until_ns`` and receipted after ``since_ns``, wall time: a store
-        restored from a copy of that time lacks what was receipted since, whenever it was sensed. They
-        travel as backlog, under the names they had. Long: ``SpoolThread.replay`` lets commits between.
+        restored from a copy of that time lacks what was receipted since, whenever it was sensed. Where the
+        clock was wrong then, they count as such. They travel as backlog, under the names they had. Long:
+        ``SpoolThread.replay`` lets commits between.
         """
         count, after_id = 0, 0
         while ids := self.replay_some(since_ns, until_ns, after_id=after_id):

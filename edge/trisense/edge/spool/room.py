@@ -18,10 +18,9 @@ from trisense.core.model import BatchClass
 from trisense.edge.once import Fault
 from trisense.edge.spool.file import AGE_NEVER_NS, PAGE_BYTES
 from trisense.edge.spool.model import KINDS, Head, SpoolOptions
-from trisense.edge.spool.reading import committed_ns
 from trisense.edge.spool.shelf import WAITING_FINAL, WAITING_OPEN, Shelf
 
-__all__ = ["Ballast", "fold_log", "free", "over_quota", "set_cap", "waiting_before"]
+__all__ = ["ROUND_BYTES", "Ballast", "fold_log", "free", "oldest", "over_quota", "set_cap"]
 
 log = structlog.get_logger(__name__)
 
@@ -53,9 +52,9 @@ def _to_drop(shelf: Shelf, goal_bytes: int) -> list[Head]:
     if replayed:
         return replayed
     for batch_class, preview in KINDS.values():
-        oldest = _oldest(shelf, batch_class, preview=preview, goal_bytes=goal_bytes)
-        if oldest:
-            return oldest
+        heads = oldest(shelf, batch_class, preview=preview, goal_bytes=goal_bytes)
+        if heads:
+            return heads
     return []
 
 
@@ -81,24 +80,15 @@ def over_quota(shelf: Shelf, options: SpoolOptions) -> Iterator[list[Head]]:
         excess = shelf.tally.held(batch_class, preview=preview).size_bytes - quota_bytes
         if excess > 0:
             goal_bytes = excess + quota_bytes // ROUND_PART
-            yield _oldest(shelf, batch_class, preview=preview, goal_bytes=goal_bytes)
+            yield oldest(shelf, batch_class, preview=preview, goal_bytes=goal_bytes)
 
 
-def _oldest(shelf: Shelf, batch_class: BatchClass, *, preview: bool, goal_bytes: int) -> list[Head]:
+def oldest(shelf: Shelf, batch_class: BatchClass, *, preview: bool, goal_bytes: int) -> list[Head]:
     """Oldest final batches of a class, or where there are none the oldest open ones, which are younger."""
     arguments = (batch_class.value, int(preview), ROUND_BATCHES)
     return shelf.heads(f"{WAITING_FINAL} {OF_CLASS}", *arguments, up_to_bytes=goal_bytes) or shelf.heads(
         f"{WAITING_OPEN} {OF_CLASS}", *arguments, up_to_bytes=goal_bytes
     )
-
-
-def waiting_before(shelf: Shelf, batch_class: BatchClass, before_ns: int, *, preview: bool) -> list[Head]:
-    """Some of the batches of a class that were committed before that and wait, oldest first."""
-    return [
-        head
-        for head in _oldest(shelf, batch_class, preview=preview, goal_bytes=ROUND_BYTES)
-        if committed_ns(shelf.db, head.id) < before_ns
-    ]
 
 
 class Ballast:

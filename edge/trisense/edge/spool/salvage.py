@@ -118,15 +118,16 @@ class Salvage:
     def losses(self, noted: Iterable[int]) -> list[Loss]:
         """Everything that may be gone, ``noted`` being the epochs known from outside the file.
 
-        A range may cover what the gateway has: stored goes before declared lost.
+        Below ``low_seq`` everything had its receipt or was declared before. Above it a range may cover what
+        the gateway has: stored goes before declared lost.
         """
         found = []
         for epoch in sorted({*noted, *self._epochs}):
             row = self._epochs.get(epoch)
             present = self._present.get(epoch, set())
             known_end = row is not None and row.exact
-            next_seq = row.next_seq if row is not None else 0
-            found += [Loss("corrupt", epoch, a, b) for a, b in _gaps(present, next_seq)]
+            low_seq, next_seq = (0, 0) if row is None else (row.low_seq, row.next_seq)
+            found += [Loss("corrupt", epoch, a, b) for a, b in _gaps(present, low_seq, next_seq)]
             if not known_end:
                 found.append(Loss("corrupt", epoch, next_seq, None))
         return found
@@ -138,10 +139,10 @@ def _unknown_epoch(epoch: int, row: BatchRow) -> EpochRow:
     )
 
 
-def _gaps(present: set[int], end: int) -> list[tuple[int, int]]:
-    """Inclusive ranges of [0, end) that are not in ``present``."""
+def _gaps(present: set[int], begin: int, end: int) -> list[tuple[int, int]]:
+    """Inclusive ranges of [begin, end) that are not in ``present``."""
     gaps = []
-    expected = 0
+    expected = begin
     for seq in [*sorted(present), end]:
         if seq > expected:
             gaps.append((expected, seq - 1))

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 from trisense.core.messages import LOSS, EpochReceipt
 from trisense.core.model import Batch, BatchClass, Value, batch_hash
-from trisense.edge.clock import Clock
+from trisense.edge.clock import PLAUSIBLE_NS, Clock
 from trisense.edge.spool import reading
 from trisense.edge.spool.books import Books, Epoch
 from trisense.edge.spool.file import AGE_NEVER_NS, BatchRow, damaged, toggle
@@ -38,16 +38,23 @@ from trisense.edge.spool.model import (
 from trisense.edge.spool.reading import HEAD
 from trisense.edge.spool.rows import pack_rows
 
-__all__ = ["WAITING_FINAL", "WAITING_OPEN", "Shelf", "Snapshot", "Tally"]
+__all__ = ["HORIZON", "WAITING_FINAL", "WAITING_OPEN", "Shelf", "Snapshot", "Tally"]
 
 log = structlog.get_logger(__name__)
 
 AGE_MAX_NS: Final = 1 << 62
 """Larger ages come of damage."""
+LOSSES_A_BATCH: Final = 1000
+"""So that it fits into a bundle."""
 LOSSES_TOLD: Final = 20
 """Most losses in one line of the log."""
 LOSS_REASON: Final = LOSS_NAMES.index("reason")
 LOSS_SAMPLES: Final = LOSS_NAMES.index("samples")
+HORIZON: Final = (
+    "SELECT settled_ns FROM batch INDEXED BY kept WHERE settled > 0 AND settled_ns >= ?"
+    " ORDER BY age_ns LIMIT 1"
+)
+"""Receipt of the oldest batch that is kept, of those from a time that can be true."""
 WAITING_FINAL: Final = "INDEXED BY waiting WHERE settled = 0 AND state = 'final'"
 WAITING_OPEN: Final = "INDEXED BY unfinished WHERE state = 'open'"
 
@@ -216,7 +223,8 @@ class Shelf:
         told = [dict(zip(LOSS_NAMES, values, strict=True)) for values in losses[:LOSSES_TOLD]]
         log.warning("samples_lost", count=len(losses), losses=told)
         samples = loss_samples(losses, self._clock.now_ns(), self._loss_ordinals)
-        return [self.commit(Cut(BatchClass.ALARM, samples))]
+        parts = [samples[at : at + LOSSES_A_BATCH] for at in range(0, len(samples), LOSSES_A_BATCH)]
+        return [self.commit(Cut(BatchClass.ALARM, part)) for part in parts]
 
     def drop(self, heads: Sequence[Head], reason: str) -> list[Head]:
         """Delete waiting batches and declare them lost; gives the batch that says so."""
@@ -277,8 +285,9 @@ class Shelf:
 
     def _delete(self, heads: Sequence[Head]) -> None:
         self.db.executemany("DELETE FROM batch WHERE id = ?", [(head.id,) for head in heads])
-        for epoch in {head.epoch for head in heads}:
+        for epoch in {head.epoch for head in heads} & self.books.epochs.keys():
             self.books.find_low(epoch)
+            self.books.save(epoch)  # a damaged file must still tell what had its receipt and is gone
 
     def doubt(self, row: BatchRow) -> None:
         """Look at a damaged row that an index gave as waiting.
@@ -358,17 +367,19 @@ class Shelf:
 
     def horizon_ns(self) -> int | None:
         """Wall time of the oldest receipt whose batch is still here; None when there is none."""
-        query = "SELECT settled_ns FROM batch WHERE settled > 0 ORDER BY age_ns LIMIT 1"
-        found = self.db.execute(query).fetchone()
+        found = self.db.execute(HORIZON, (PLAUSIBLE_NS,)).fetchone()
         return None if found is None else int(found[0])
 
     def replay(self, since_ns: int, until_ns: int, *, after_id: int, limit: int) -> list[int]:
         """Let receipted batches wait again; gives the ids of those looked at, in rising order."""
+        # A time that cannot be true says nothing: such batches are not left out.
         query = (
-            "SELECT id FROM batch INDEXED BY kept WHERE settled > 0 AND settled = ? AND settled_ns >= ?"
-            " AND committed_ns <= ? AND id > ? ORDER BY id LIMIT ?"
+            "SELECT id FROM batch INDEXED BY kept WHERE settled > 0 AND settled = ?"
+            " AND (settled_ns >= ? OR settled_ns < ?) AND (committed_ns <= ? OR committed_ns > ?)"
+            " AND id > ? ORDER BY id LIMIT ?"
         )
-        ids = [i for (i,) in self.db.execute(query, (STORED, since_ns, until_ns, after_id, limit))]
+        span = (since_ns, PLAUSIBLE_NS, until_ns, self._clock.now_ns())
+        ids = [identity for (identity,) in self.db.execute(query, (STORED, *span, after_id, limit))]
         for identity in ids:
             self._wait_again(identity)
         return ids

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from trisense.core.errors import SpoolError
+from trisense.edge.clock import PLAUSIBLE_NS
 from trisense.edge.spool.file import APPLICATION_ID, VERSION, BatchRow, EpochRow, read_epochs
+from trisense.edge.spool.shelf import HORIZON
 
 __all__ = ["Contents", "Group", "Progress", "contents", "look_into", "pages"]
 
@@ -104,7 +106,7 @@ def contents(path: Path, progress: Progress | None = None) -> Contents:
     """
     with look_into(path) as db:
         groups = _groups(db, progress)
-        row = db.execute("SELECT settled_ns FROM batch WHERE settled > 0 ORDER BY age_ns LIMIT 1").fetchone()
+        row = db.execute(HORIZON, (PLAUSIBLE_NS,)).fetchone()
         epochs = read_epochs(db, damaged_ok=True)
     aside = [*path.parent.glob(f"{path.name}.damaged*"), *path.parent.glob(f"{path.name}.salvage*")]
     return Contents(
