@@ -20,7 +20,6 @@ from trisense.edge.gnss import Gnss
 from trisense.edge.once import Fault
 from trisense.edge.ordinals import Ordinals
 from trisense.edge.spool import Cut, Spool
-from trisense.edge.spool.finalise import moved
 from trisense.edge.spool.thread import SpoolThread
 from trisense.edge.tasks import together
 from trisense.edge.timeline import Plan, Timeline
@@ -98,9 +97,11 @@ class ClockWatch:
             await self._finalise(found.boot_id, offset_ns, ClockState(synced=False))
         plan = timeline.plan(await self._door.run(Spool.line_ns), first_boot_ns)
         await self._finalise(timeline.boot_id, plan.offset_ns, plan.clock)
+        keys = list(self._ordinals)
+        moved = await self._door.run(lambda spool: {key: spool.ordinals(key).max_n for key in keys})
         after_ns = timeline.switch(plan)
-        for ordinals in self._ordinals.values():
-            ordinals.resume(after_ns)
+        for key, ordinals in self._ordinals.items():
+            ordinals.resume(after_ns, moved.get(key, -1))
         self._left = plan
         await self._finalise(timeline.boot_id, plan.offset_ns, plan.clock)
         self._left = None
@@ -110,10 +111,8 @@ class ClockWatch:
             self._finalised()
 
     def final(self, cut: Cut) -> Cut:
-        """The cut with its final times where these are known by now."""
+        """The cut with what its times are, where that is known by now."""
         plan = None if cut.offset_ns is None else self._timeline.final(cut.offset_ns)
-        if plan is None or cut.offset_ns is None:
+        if plan is None:
             return cut
-        samples = moved(cut.samples, plan.offset_ns - cut.offset_ns, self._ordinals.__getitem__)
-        line_ns = max(sample.time_ns for sample in samples)
-        return replace(cut, samples=samples, offset_ns=None, clock=plan.clock, line_ns=line_ns)
+        return replace(cut, final_offset_ns=plan.offset_ns, clock=plan.clock)

@@ -20,15 +20,12 @@ class Ordinals:
     restart, an old scene) takes numbers above that: one new base for each run of rising times.
     """
 
-    def __init__(self, high_ns: int = NEVER, max_n: int = -1, taken_n: int = -1) -> None:
-        """Go on after ``high_ns``, the latest time ever used, and ``max_n``, the largest n.
-
-        ``taken_n``: the largest n of samples whose times are not final yet.
-        """
+    def __init__(self, high_ns: int = NEVER, max_n: int = -1) -> None:
+        """Go on after ``high_ns``, the latest time ever used, and ``max_n``, the largest n."""
         self._horizon = high_ns
-        self._max_n = max(max_n, taken_n)
+        self._max_n = max_n
         self._final_ns = high_ns
-        self._final_n = max_n
+        self._provisional = 0
         self._next: dict[int, int] = {}
         self._run_time = NEVER
         self._run_end = NEVER
@@ -41,24 +38,36 @@ class Ordinals:
         self._max_n = max(self._max_n, n)
         if final:
             self._final_ns = max(self._final_ns, time_ns)
-            self._final_n = max(self._final_n, n)
+        else:
+            self._provisional += 1
         return n
 
     def moved(self, time_ns: int, n: int) -> int:
-        """The ordinal of a sample that was not final and is now, at ``time_ns``.
+        """The ordinal of a sample that had ``n`` at a provisional time and is final at ``time_ns``.
 
-        Samples that move together keep their order and distance, so ``n`` will do among them.
+        To be asked in order, of ordinals that have given none: what moves together keeps its order and
+        distance, so ``n`` will do but where there may be others.
         """
-        if time_ns <= self._final_ns and n <= self._final_n:
-            self._max_n += 1
-            n = self._max_n
+        if time_ns <= self._horizon:
+            n = self._rerun(time_ns)
+            self._max_n = max(self._max_n, n)
         return n
 
-    def resume(self, after_ns: int) -> None:
-        """Samples that were not final have moved, none beyond ``after_ns``: forget where they were."""
+    def resume(self, after_ns: int, max_n: int) -> None:
+        """Samples that were not final have moved or will, none beyond ``after_ns``: forget where they were.
+
+        ``max_n`` is the largest n of those that have moved already.
+        """
+        self._max_n = max(self._max_n, max_n) + self._provisional
+        self._provisional = 0
         self._horizon = max(after_ns, self._final_ns)
         self._next.clear()
         self._run_time = self._run_end = NEVER
+
+    @property
+    def max_n(self) -> int:
+        """The largest n given."""
+        return self._max_n
 
     def _recent(self, time_ns: int) -> int:
         n = self._next.get(time_ns, 0)

@@ -278,7 +278,8 @@ class Timeline:
             offset_ns = self._guess_ns(first_ns, floor_ns)
             return Plan(_Word(word.mode, offset_ns, None), offset_ns, ClockState(synced=False))
         excess_ns = self._excess_ns(first_ns, word.offset_ns, floor_ns)
-        clock = self._judged(word, self._clock.boot_ns(), excess_ns)
+        # A millisecond more: their times were cut to one before they move by another part of one.
+        clock = self._judged(word, self._clock.boot_ns(), excess_ns + MS)
         return Plan(word, word.offset_ns + excess_ns, clock)
 
     def switch(self, plan: Plan) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trisense.core.messages import SEQ_MAX
 from trisense.core.model import Counters, Sample, Stream
@@ -57,6 +57,9 @@ class Books:
         self.epochs: dict[int, Epoch] = {}
         self._marks: dict[tuple[str, str], _Mark] = {}
         self._streams: dict[int, Stream] = {}
+        self._moving_of: tuple[str, int] | None = None
+        self._moving: dict[tuple[str, str], Ordinals] = {}
+        """Ordinals of the samples that move together: those of one run with one provisional offset."""
 
     def load(self) -> None:
         """Read everything from the file.
@@ -82,6 +85,7 @@ class Books:
             self.find_low(epoch)
         self._streams = {}
         self._marks = {}
+        self._moving_of = None
         for row in read_streams(self._db):
             stream = unpack_stream(row.description)
             mark = _Mark(row.id, stream, row.description, row.last_ns, row.max_n)
@@ -139,10 +143,35 @@ class Books:
             [StreamRow(m.id, m.description, m.last_ns, m.max_n).cells() for m in touched.values()],
         )
 
-    def ordinals(self, key: tuple[str, str], taken_n: int = -1) -> Ordinals:
-        """Ordinals of a stream that go on where the final ones stopped; up to ``taken_n`` others have."""
+    def ordinals(self, key: tuple[str, str]) -> Ordinals:
+        """Ordinals of a stream that go on where the final ones stopped."""
         mark = self._marks.get(key)
-        return Ordinals() if mark is None else Ordinals(mark.last_ns, mark.max_n, taken_n)
+        return Ordinals() if mark is None else Ordinals(mark.last_ns, mark.max_n)
+
+    # --- samples that become final ---
+
+    def move(
+        self, samples: Sequence[Sample], epoch: str, offset_ns: int, final_offset_ns: int
+    ) -> tuple[Sample, ...]:
+        """Open samples of ``epoch`` at their final times; to be called in the order of their commits.
+
+        All of a stream move by the same whole number of its ticks.
+        """
+        if self._moving_of != (epoch, offset_ns):
+            self._moving_of, self._moving = (epoch, offset_ns), {}
+        final = []
+        for sample in samples:
+            key, tick_ns = sample.stream.key, sample.stream.tick_ns
+            if key not in self._moving:
+                self._moving[key] = self.ordinals(key)
+            time_ns = sample.time_ns + (final_offset_ns - offset_ns) // tick_ns * tick_ns
+            final.append(replace(sample, time_ns=time_ns, n=self._moving[key].moved(time_ns, sample.n)))
+        return tuple(final)
+
+    def others(self, samples: Sequence[Sample]) -> None:
+        """Samples that did not move are in their way."""
+        for sample in samples:
+            self._moving.pop(sample.stream.key, None)
 
     # --- epochs ---
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from trisense.core.model import ClockState, Sample, batch_hash
-from trisense.edge.ordinals import Ordinals
 from trisense.edge.spool import reading
 from trisense.edge.spool.file import BatchRow
 from trisense.edge.spool.rows import pack_rows
 from trisense.edge.spool.shelf import Shelf
 
-__all__ = ["Unfinished", "finalise", "moved", "unfinished"]
+__all__ = ["Unfinished", "finalise", "unfinished"]
 
 FIRST: Final = 8
 """Batches of a boot that are looked into for its first sample: those of one commit, as a rule."""
@@ -85,19 +84,16 @@ def finalise(
         if batch is None or row.offset_ns is None:
             bad.append(identity)
             continue
-        _write(shelf, row, batch.samples, offset_ns - row.offset_ns, clock)
+        samples = shelf.books.move(batch.samples, row.epoch, row.offset_ns, offset_ns)
+        _write(shelf, row, samples, clock, offset_ns - row.offset_ns)
         part_bytes += row.size_bytes
         done += 1
     return done, bad
 
 
-def _write(shelf: Shelf, row: BatchRow, samples: Sequence[Sample], shift_ns: int, clock: ClockState) -> None:
+def _write(shelf: Shelf, row: BatchRow, samples: Sequence[Sample], clock: ClockState, shift_ns: int) -> None:
+    """Write a batch anew with its final ``samples``, which have moved by ``shift_ns``."""
     books = shelf.books
-    taken_n = max(sample.n for sample in samples)
-    ordinals: dict[tuple[str, str], Ordinals] = {
-        key: books.ordinals(key, taken_n) for key in {sample.stream.key for sample in samples}
-    }
-    final = moved(samples, shift_ns, ordinals.__getitem__)
     new = replace(
         row,
         state="final",
@@ -106,23 +102,10 @@ def _write(shelf: Shelf, row: BatchRow, samples: Sequence[Sample], shift_ns: int
         offset_ns=None,
         synced=int(clock.synced),
         error_ms=clock.error_ms,
-        hash=batch_hash(final),
-        rows=pack_rows(final, books.stream_id),
+        hash=batch_hash(samples),
+        rows=pack_rows(samples, books.stream_id),
     )
-    books.mark(final)
-    books.epochs[shelf.epoch].line_ns = max(sample.time_ns for sample in final)
+    books.mark(samples)
+    books.epochs[shelf.epoch].line_ns = max(sample.time_ns for sample in samples)
     books.save(shelf.epoch)
     shelf.rewrite(new, row.size_bytes)
-
-
-def moved(
-    samples: Iterable[Sample], shift_ns: int, ordinals: Callable[[tuple[str, str]], Ordinals]
-) -> tuple[Sample, ...]:
-    """Samples at their final times. All of a stream move by the same whole number of its ticks."""
-    final = []
-    for sample in samples:
-        tick_ns = sample.stream.tick_ns
-        time_ns = sample.time_ns + shift_ns // tick_ns * tick_ns
-        n = ordinals(sample.stream.key).moved(time_ns, sample.n)
-        final.append(replace(sample, time_ns=time_ns, n=n))
-    return tuple(final)

@@ -69,6 +69,8 @@ class Cut:
     """Of class data, but dropped before other data and sent before other backlog."""
     offset_ns: int | None = None
     """Not None: the batch is open, its sample times are boot time plus this provisional offset."""
+    final_offset_ns: int | None = None
+    """Not None: the right offset has become known; the samples move on commit, and the batch is final."""
     clock: ClockState | None = None
     """How far its times can be trusted; None: as the clock stands at the commit."""
     line_ns: int | None = None

@@ -176,6 +176,7 @@ class Shelf:
 
     def commit(self, cut: Cut) -> Head:
         """Make ``cut`` a batch."""
+        cut = self._moved(cut)
         clock, now_ns = cut.clock or self._clock.state(), self._clock.now_ns()
         row = BatchRow(
             id=0,
@@ -208,6 +209,16 @@ class Shelf:
         head = Head(identity, self.epoch, row.seq, cut.batch_class, row.samples, size_bytes, preview)
         self.tally.put(head)
         return head
+
+    def _moved(self, cut: Cut) -> Cut:
+        """The cut at its final times, where they are known."""
+        if cut.offset_ns is None:
+            self.books.others(cut.samples)
+        elif cut.final_offset_ns is not None:
+            samples = self.books.move(cut.samples, epoch_name(self.epoch), cut.offset_ns, cut.final_offset_ns)
+            line_ns = max(sample.time_ns for sample in samples)
+            cut = replace(cut, samples=samples, offset_ns=None, final_offset_ns=None, line_ns=line_ns)
+        return cut
 
     def declare(
         self, fresh: Sequence[tuple[Value, ...]], again: Sequence[tuple[Value, ...]] = ()
