@@ -239,7 +239,7 @@ class Timeline:
         trusted = self._trusted(wall)
         self.target = None
         if self._mode is Mode.UNKNOWN:
-            self._wait(boot_ns, trusted)
+            self._wait(boot_ns, wall, trusted)
         elif self._mode is Mode.DOUBT:
             self._weigh(boot_ns, wall, trusted)
         elif self._mode is Mode.UNSYNCHRONISED:
@@ -306,12 +306,13 @@ class Timeline:
 
     # --- the states ---
 
-    def _wait(self, boot_ns: int, trusted: _Word | None) -> None:
+    def _wait(self, boot_ns: int, wall: int, trusted: _Word | None) -> None:
         """UNKNOWN: the first word counts at once; the kernel says it after its clock was set."""
+        self._seen_ns = wall
         if trusted is not None:
             self.target = trusted
         elif boot_ns >= self._hold_ns:
-            self.target = _Word(Mode.UNSYNCHRONISED, self._seen_ns, None)
+            self.target = _Word(Mode.UNSYNCHRONISED, wall, None)
 
     def _follow(self, boot_ns: int, wall: int, trusted: _Word | None) -> None:
         """ANCHORED or HOLDOVER."""
@@ -366,6 +367,7 @@ class Timeline:
     def _hope(self, boot_ns: int, wall: int, trusted: _Word | None) -> None:
         """UNSYNCHRONISED: final and flagged; somebody may set the clock by hand."""
         if trusted is not None:
+            self._seen_ns = wall
             self._settle(boot_ns, trusted)
         elif abs(wall - self._seen_ns) > STEP_NS:
             self._seen_ns, self._candidate_since_ns, self._by_hand = wall, boot_ns, True
