@@ -222,6 +222,30 @@ async def test_a_stream_that_ends_is_followed_again(config: DeviceConfig) -> Non
     assert supervisor.health.failures >= 1
 
 
+class Night(Reader):
+    """Fails once, then is there and has nothing to tell."""
+
+    async def observe(self) -> AsyncIterator[Observed]:
+        if self.connects == 1:
+            raise LineError("reader", "gone")
+        await asyncio.Event().wait()
+        yield ROW
+
+
+async def test_a_stream_that_came_back_works_though_it_has_nothing_to_tell(config: DeviceConfig) -> None:
+    reader = Night(config.model_copy(update={"timeout_s": 0.01}), rows=0)
+    supervisor = Supervisor(reader, Lines(), lambda _: None)
+    task = asyncio.create_task(supervisor.run())
+    await asyncio.wait_for(reader.twice.wait(), 10)
+    assert supervisor.health.error is not None
+    async with asyncio.timeout(10):
+        while supervisor.health.error is not None:  # noqa: ASYNC110  # health has no event
+            await asyncio.sleep(0.005)
+    assert (supervisor.health.rows, supervisor.health.failures) == (0, 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 def test_the_schedule_does_not_drift_and_leaves_out_what_it_missed() -> None:
     schedule = Schedule(1.0, 0.25, 100.0)
     assert schedule.next(100.0) == (100.25, 0)

@@ -192,6 +192,11 @@ class StreamingDriver(Driver[Config]):
     damaged_count: int = 0
     """Damaged frames skipped since ``connect``."""
 
+    def silence_s(self) -> float:
+        """How long it may say nothing at all, keep-alives included, before ``observe`` raises."""
+        timeout_s: float = self.config.timeout_s
+        return timeout_s
+
     @abstractmethod
     def observe(self) -> AsyncIterator[Observed]:
         """Yield rows as the device sends them, until the line is lost.

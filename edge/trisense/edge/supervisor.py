@@ -28,6 +28,8 @@ CLOSE_S: Final = 2.0
 """Longest wait for a driver to let go of its line."""
 CUT_S: Final = 10.0
 """How much later than its deadline a driver that was cut may end before it counts as stuck."""
+QUIET: Final = 1.5
+"""Times the longest silence of a streaming device, after which its driver would have complained."""
 FIRST_WAIT_S: Final = 1.0
 LONGEST_WAIT_S: Final = 60.0
 
@@ -217,8 +219,10 @@ class Supervisor:
             self._worked(rows)
 
     async def _follow(self, driver: StreamingDriver[Any]) -> None:
-        # How long silence may last is the driver's to say: it alone knows keep-alives from rows.
+        # How long silence may last is the driver's to say: it alone knows keep-alives from rows. One that has
+        # let that time pass without a complaint works, though there may be no tag or car all night.
         self.progress.at("follow")
+        quiet = asyncio.get_running_loop().call_later(QUIET * driver.silence_s(), self._well)
         rows = driver.observe()
         try:
             async for row in rows:
@@ -226,6 +230,7 @@ class Supervisor:
                 self.health.reads += 1
                 self._worked((row,))
         finally:
+            quiet.cancel()
             if isinstance(rows, AsyncGeneratorType):
                 await rows.aclose()
         raise LineError(driver.config.name, "the stream ended")
@@ -285,12 +290,16 @@ class Supervisor:
         if rows:
             self.health.last_row_s = time.monotonic()
         self._take(rows)
+        self._well()
+        self._answer()
+
+    def _well(self) -> None:
+        """It does not fail, or no more."""
         if self.health.failing_since_s is not None:
             self._fault.recovered()
             self.health.failing_since_s = self.health.next_try_s = None
             self.health.error = None
         self._backoff.reset()
-        self._answer()
 
     def _failed(self, error: Exception, *, traceback: bool = False) -> None:
         """Count a failure; each kind of error is told aloud once, and ever more rarely again."""
