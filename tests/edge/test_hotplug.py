@@ -22,6 +22,8 @@ HERE_MM, THERE_MM = 500, 4000
 SITE = """
 from pathlib import Path
 from trisense.drivers import ports
+from trisense.edge import supervisor
+supervisor.FIRST_WAIT_S = supervisor.LONGEST_WAIT_S = {rest_s}
 root = Path({root!r})
 ports.THIS = ports.Machine(root / "sys", root / "dev")
 """
@@ -64,7 +66,8 @@ class Street:
         self.here, self.there = Gauge(HERE_MM), Gauge(THERE_MM)
         self.box: subprocess.Popen[bytes] | None = None
 
-    def start(self, here: Path, there: Path) -> None:
+    def start(self, here: Path, there: Path, *, rest_s: float) -> None:
+        """``rest_s``: how long a device is left alone after a failure."""
         config = self.folder / "box.toml"
         config.write_text(
             '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 9\n[clock]\nhold_s = 0\n'
@@ -74,7 +77,7 @@ class Street:
                 for name, path in (("here", here), ("there", there))
             )
         )
-        (self.folder / "sitecustomize.py").write_text(SITE.format(root=str(self.usb.root)))
+        (self.folder / "sitecustomize.py").write_text(SITE.format(root=str(self.usb.root), rest_s=rest_s))
         path = os.pathsep.join([str(self.folder), os.environ.get("PYTHONPATH", "")])
         with (self.folder / "log").open("wb") as log:
             self.box = subprocess.Popen(
@@ -138,7 +141,7 @@ def test_adapters_that_come_back_under_each_others_names_keep_their_sensors(
     first = [usb.plug("ttyUSB0", "1-1", serial="A"), usb.plug("ttyUSB1", "1-2", serial="B")]
     street.here.hang_on(first[0])
     street.there.hang_on(first[1])
-    street.start(first[0].by_id, first[1].by_id)
+    street.start(first[0].by_id, first[1].by_id, rest_s=3600)  # only being woken ends such a rest
     street.until(lambda: street.kept() == {"here", "there"})
     for gauge, adapter in zip((street.here, street.there), first, strict=True):
         gauge.hang_on(None)
@@ -162,7 +165,7 @@ def test_a_name_that_two_equal_adapters_share_is_read_from_neither(
     usb = street.usb
     one = usb.plug("ttyUSB0", "1-1")
     street.here.hang_on(one)
-    street.start(one.by_id, usb.root / "dev/none")
+    street.start(one.by_id, usb.root / "dev/none", rest_s=0.1)
     street.until(lambda: street.kept() == {"here"})
 
     other = usb.plug("ttyUSB1", "1-2")

@@ -140,6 +140,25 @@ async def test_while_it_fails_its_health_says_why_since_when_and_when_it_is_trie
     await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_a_device_that_rests_after_a_failure_is_tried_at_once_when_woken(
+    config: DeviceConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wait in ("FIRST_WAIT_S", "LONGEST_WAIT_S"):
+        monkeypatch.setattr(module, wait, 3600.0)
+    station = Station(config, [LineError("mast", "gone"), "row"])
+    supervisor = Supervisor(station, Lines(), lambda _: None)
+    task = asyncio.create_task(supervisor.run())
+    while supervisor.health.next_try_s is None:  # noqa: ASYNC110  # a supervisor that rests tells nobody
+        await asyncio.sleep(0)
+    supervisor.wake()
+    await asyncio.wait_for(station.finished.wait(), 10)
+    assert (supervisor.health.error, supervisor.health.rows, station.connects) == (None, 1, 2)
+    supervisor.wake()  # one that works is left in peace
+    assert not supervisor._asked.is_set()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_lost_line_is_closed_and_opened_again(config: DeviceConfig) -> None:
     station = Station(config, ["row", LineError("mast", "gone"), "row"])
     _, rows = await supervise(station, station.finished)
