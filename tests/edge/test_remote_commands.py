@@ -46,6 +46,8 @@ class Gauge(PolledDriver[DeviceConfig]):
         self.reads = 0
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
+        self.may_close = asyncio.Event()
+        self.may_close.set()
         self.error: Exception | None = None
 
     def streams(self) -> tuple[Stream, ...]:
@@ -53,6 +55,9 @@ class Gauge(PolledDriver[DeviceConfig]):
 
     async def connect(self, lines: Lines) -> None:
         pass
+
+    async def close(self) -> None:
+        await self.may_close.wait()
 
     async def read(self) -> Sequence[Observed]:
         self.reads += 1
@@ -232,6 +237,19 @@ async def test_a_restarted_device_is_connected_anew(bench: Bench) -> None:
     before = bench.box.devices.supervisors["a"]
     assert (await bench.do("restart", device="a"))["ok"]
     assert bench.box.devices.supervisors["a"] is not before
+
+
+async def test_a_restart_that_takes_longer_than_its_deadline_is_finished_all_the_same(bench: Bench) -> None:
+    driver = bench.box.driver("a")
+    driver.may_close.clear()
+    before = bench.box.devices.supervisors["a"]
+    await bench.box.devices.supervisors["a"].ask()
+    await bench.commands.put("slow", bench.body("restart", deadline_s=0.05, device="a"))
+    assert (await bench.box.reply("slow"))["error"]["reason"] == "timeout"
+    driver.may_close.set()
+    while bench.box.devices.supervisors["a"] is before:  # noqa: ASYNC110  # nobody waits for it any more
+        await asyncio.sleep(0)
+    assert (await bench.do("read", device="a"))["ok"]
 
 
 async def test_the_level_of_the_log_comes_back_by_itself(

@@ -134,3 +134,5 @@ async def test_who_asked_a_device_that_is_stopped_hears_so() -> None:
         await asyncio.sleep(0)
     with pytest.raises(DeviceError, match="stopped meanwhile"):
         await asking
+    with pytest.raises(DeviceError, match="stopped meanwhile"):
+        await supervisor.ask()

@@ -42,7 +42,10 @@ ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Configu
 
 @app.command()
 def run(config: ConfigPath) -> None:
-    """Sense, keep and send until SIGTERM or Ctrl-C; leaves within 5 s with everything on disk."""
+    """Sense, keep and send until SIGTERM or Ctrl-C; leaves within 5 s with everything on disk.
+
+    SIGHUP takes over what changed in the file: devices, alarms, broker, link, log.
+    """
     box = load(config)
     logs.configure(box.log.level)
     # A watchdog ends a program by SIGABRT: what every thread did then goes to stderr, whoever held it up.
@@ -56,6 +59,7 @@ async def _run(box: Box) -> None:
     loop.set_exception_handler(_tell)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, box.reload)
     await box.run(stop)
     # Python waits for its threads; one may hang in the system's resolver for longer than we may stay.
     timer = threading.Timer(LINGER_S, os._exit, (0,))

@@ -154,6 +154,10 @@ class Box:
                 await _within(STOP_LINK_S, sending)
                 log.info("box_stops", committed=self.batcher.committed, **self.uplink.counts)
 
+    def reload(self) -> None:
+        """Take over what changed in the box's own file, soon; what comes of it is logged."""
+        self._remote.reload()
+
     async def apply(self, config: BoxConfig) -> None:
         """Work by ``config`` from now on; what it leaves as it is notices nothing.
 

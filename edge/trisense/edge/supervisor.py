@@ -126,6 +126,7 @@ class Supervisor:
         self._log = log.bind(device=driver.config.name, driver=driver.config.driver)
         self._asked = False
         self._woken = asyncio.Event()
+        self._ended = False
         self._asking: list[asyncio.Future[None]] = []
         self._answering: list[asyncio.Future[None]] = []
         self._fault = Fault(self._log, "device_failed", "device_recovered")
@@ -137,7 +138,11 @@ class Supervisor:
         try:
             await self._sessions()
         finally:
-            self._answer(DeviceError(self._driver.config.name, "stopped meanwhile"))
+            self._ended = True
+            self._answer(self._stopped())
+
+    def _stopped(self) -> DeviceError:
+        return DeviceError(self._driver.config.name, "stopped meanwhile")
 
     async def _sessions(self) -> None:
         while True:
@@ -161,6 +166,8 @@ class Supervisor:
         Raises:
             DeviceError: the device failed.
         """
+        if self._ended:
+            raise self._stopped()
         answer = asyncio.get_running_loop().create_future()
         self._asking.append(answer)
         self._wake()

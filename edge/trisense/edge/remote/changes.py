@@ -103,7 +103,12 @@ class Changes:
             fixed = [str(mistake) for mistake in needs_restart(self._keeper.local, local)]
             if fixed:
                 raise RemoteError("cannot", "restart the box for this: " + "; ".join(fixed))
-            await self._box.apply(local)
+            before = self._box.config
+            try:
+                await self._box.apply(local)
+            except TrisenseError as error:
+                await self._box.apply(before)
+                raise RemoteError("failed", str(error)) from error
             self._reporter.say(await asyncio.to_thread(self._keeper.own_file_wins, local))
             return True
 
@@ -114,27 +119,28 @@ class Changes:
             self._reporter.say(self._now("rejected", None, reason=str(error)))
             return
         try:
-            config = await self._checked(desired)
+            config, change = await asyncio.to_thread(self._checked, desired)
         except RemoteError as error:
             await self._answer(desired, self._now("rejected", desired, reason=str(error)))
-            return
         except ConfigError as error:
             mistakes = [MistakeJson.of(mistake) for mistake in error.mistakes[:LIST_MAX]]
             reason = f"{len(error.mistakes)} mistakes"
             await self._answer(desired, self._now("rejected", desired, reason=reason, mistakes=mistakes))
-            return
-        if desired.dry_run:
-            await self._answer(
-                desired, self._now("checked", desired, change=difference(self._box.config, config))
-            )
-        elif not self._done_before(desired):
-            await self._try(desired, config)
+        except Exception as error:  # the edge: a driver's bug must not end the box, which would meet it again
+            log.exception("configuration_broken", desired=desired.hash[:16])
+            await self._answer(desired, self._now("rejected", desired, reason=f"a bug: {error!r}"))
+        else:
+            if desired.dry_run:
+                await self._answer(desired, self._now("checked", desired, change=change))
+            elif not self._done_before(desired):
+                await self._try(desired, config, change)
 
-    async def _checked(self, desired: Desired) -> BoxConfig:
+    def _checked(self, desired: Desired) -> tuple[BoxConfig, Difference]:
         if not self._keeper.local.remote.config:
             raise RemoteError("not_allowed", "[remote] config = false on the box")
         check_content(desired)
-        return await asyncio.to_thread(from_afar, self._keeper.local, desired.content)
+        config = from_afar(self._keeper.local, desired.content)
+        return config, difference(self._box.config, config)
 
     def _done_before(self, desired: Desired) -> bool:
         """Whether this one is at work, or was given up and is not tried again; says which."""
@@ -147,8 +153,8 @@ class Changes:
             return True
         return False
 
-    async def _try(self, desired: Desired, config: BoxConfig) -> None:
-        before, change = self._box.config, difference(self._box.config, config)
+    async def _try(self, desired: Desired, config: BoxConfig, change: Difference) -> None:
+        before = self._box.config
         self._reporter.say(self._now("checking", desired, change=change))
         await self._settled()
         try:
@@ -163,6 +169,9 @@ class Changes:
                 await asyncio.to_thread(self._keeper.confirm)
         except (TrisenseError, OSError) as error:
             complaints = [str(error)]
+        except Exception as error:  # the edge: whatever went wrong with it, the box goes back
+            log.exception("configuration_broken", desired=desired.hash[:16])
+            complaints = [repr(error)]
         if complaints:
             await self._box.apply(before)
             reason = f"not healthy within {health_s:g} s: " + "; ".join(complaints[:10])

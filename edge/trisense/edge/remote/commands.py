@@ -86,6 +86,7 @@ class Commands:
             for task in self._at_work.values():
                 task.cancel()
             await asyncio.gather(*self._at_work.values(), return_exceptions=True)
+            await self._verbs.end()
 
     async def _work(self, identity: str, payload: bytes) -> None:
         try:
@@ -107,7 +108,7 @@ class Commands:
         except RemoteError as error:
             failure = Failure(reason=error.reason, detail=error.detail)
         except TimeoutError:
-            failure = Failure(reason="timeout", detail=f"{verb} did not end in time; it was given up")
+            failure = Failure(reason="timeout", detail=f"{verb} did not end in time")
         except TrisenseError as error:
             failure = Failure(reason="failed", detail=str(error))
         except Exception as error:  # the edge: a bug behind one command must not take the box down

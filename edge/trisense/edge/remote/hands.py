@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+import structlog
 from trisense.core import topics
+from trisense.core.errors import RemoteError
 from trisense.edge.clock import Clock
 from trisense.edge.config import BoxConfig
 from trisense.edge.remote import record
@@ -25,6 +27,9 @@ class RemoteBox(Changing, Hands, Protocol):
     clock: Clock
 
 
+log = structlog.get_logger(__name__)
+
+
 def subscriptions(box: str) -> list[str]:
     """Topics whose messages go to ``Remote.take``."""
     return [topics.command(box, "+"), topics.desired(box)]
@@ -37,6 +42,7 @@ class Remote:
         """``local`` is the box's own file."""
         self._keeper = Keeper(local, record.path_beside(local.spool.path))
         self._desired = topics.desired(local.box.id)
+        self._reload = asyncio.Event()
         self.reporter = Reporter(local.box.id, box.uplink)
         self.changes = Changes(box, self._keeper, self.reporter)
         self._commands = Commands(box, box.clock, Verbs(box, self.changes))
@@ -46,6 +52,19 @@ class Remote:
         start = await asyncio.to_thread(self._keeper.begin)
         self.reporter.say(start.reported)
         return start.config
+
+    def reload(self) -> None:
+        """Read the box's own file again, soon; what comes of it is logged."""
+        self._reload.set()
+
+    async def _reloads(self) -> None:
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            try:
+                log.info("reloaded", changed=await self.changes.reload())
+            except RemoteError as error:
+                log.error("reload_refused", reason=error.reason, why=error.detail)
 
     async def take(self, topic: str, payload: bytes) -> None:
         """Take a message of ``subscriptions``; it is worked on apart from this."""
@@ -65,5 +84,6 @@ class Remote:
                 "remote-report": self.reporter.run(),
                 "remote-config": self.changes.run(),
                 "remote-commands": self._commands.run(),
+                "remote-reload": self._reloads(),
             }
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 from trisense.core.errors import ConfigError, RemoteError
-from trisense.core.remote import Desired, MistakeJson, Reported, content_hash
+from trisense.core.remote import LIST_MAX, Desired, MistakeJson, Reported, content_hash
 from trisense.edge.config import BoxConfig
 from trisense.edge.remote import record as records
 from trisense.edge.remote.checking import from_afar
@@ -73,11 +73,12 @@ class Keeper:
             return Start(self.local, self.report())
         try:
             return Start(from_afar(self.local, self._record.good), self.report())
-        except ConfigError as error:
+        except Exception as error:  # whatever it is now, a box that starts has to go on
             # It was good with another version of this software, or of the files that it names.
-            log.error("remote_configuration_unusable", why=str(error))
+            log.exception("remote_configuration_unusable")
             self._save(good=None, tried=self._outcome("rolled_back", f"it no longer checks: {error}"))
-            mistakes = [MistakeJson.of(mistake) for mistake in error.mistakes]
+            found = error.mistakes[:LIST_MAX] if isinstance(error, ConfigError) else ()
+            mistakes = [MistakeJson.of(mistake) for mistake in found]
             return Start(self.local, self.report().model_copy(update={"mistakes": mistakes}))
 
     def put_on_trial(self, desired: Desired) -> None:

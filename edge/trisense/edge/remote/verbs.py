@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Final, Protocol, assert_never
+from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from pydantic import JsonValue
 from trisense.core import limits, logs
@@ -34,6 +34,8 @@ from trisense.edge.uplink import Uplink
 
 __all__ = ["Hands", "Verbs"]
 
+T = TypeVar("T")
+
 SAMPLES_MAX: Final = 50
 """Of one read, the last; a reader may see hundreds of tags at once."""
 NAMES_MAX: Final = 50
@@ -56,6 +58,7 @@ class Verbs:
         self._box = box
         self._changes = changes
         self._level_back: asyncio.TimerHandle | None = None
+        self._going: set[asyncio.Task[Any]] = set()
 
     async def do(self, command: Command) -> dict[str, JsonValue]:
         """The result of one command.
@@ -72,19 +75,35 @@ class Verbs:
             case Snapshot():
                 result = await self._snapshot(command.arguments.device)
             case Restart():
-                await self._box.devices.restart(self._device(command.arguments.device).name)
+                await self._whole(self._box.devices.restart(self._device(command.arguments.device).name))
             case LogLevel():
                 result = self._log_level(command.arguments.level, command.arguments.minutes)
             case Replay():
                 result = await self._replay(command.arguments.since, command.arguments.until)
             case Reload():
-                result = {"changed": await self._changes.reload()}
+                result = {"changed": await self._whole(self._changes.reload())}
             case ShowConfig():
                 text = self._box.config.text
                 result = {"content": text, "hash": content_hash(text)}
             case _:
                 assert_never(command)
         return result
+
+    async def end(self) -> None:
+        """End what still goes on."""
+        for task in self._going:
+            task.cancel()
+        await asyncio.gather(*self._going, return_exceptions=True)
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for what must not stop half-way: when the wait is given up, it goes on.
+
+        A device that was closed for a restart would never be opened again.
+        """
+        task = asyncio.create_task(work)
+        self._going.add(task)
+        task.add_done_callback(self._going.discard)
+        return await asyncio.shield(task)
 
     def _device(self, name: str) -> Device:
         devices = self._box.devices.devices
