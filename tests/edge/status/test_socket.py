@@ -8,6 +8,7 @@ import json
 import random
 import socket
 import stat
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -306,3 +307,32 @@ async def test_whoever_hangs_up_is_no_tap_any_more(served: Served) -> None:
 def test_what_is_no_condition_is_a_mistake(text: str) -> None:
     with pytest.raises(ConfigError, match="FIELD OP NUMBER"):
         Condition.parse(text)
+
+
+# --- the program ---
+
+
+async def test_all_is_well_ends_with_0(tmp_path: Path, served: Served) -> None:
+    config = tmp_path / "edge.toml"
+    config.write_text(f'[status]\nsocket = "{served.path.name}"\n')
+    command = [sys.executable, "-m", "trisense.core", "edge", "status", str(config)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert "All is well.\n" in out.decode()
+    assert process.returncode == 0
+
+
+async def test_a_box_of_another_version_is_told_as_such(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b'{"v": 2}\n')
+        writer.close()
+
+    async with await asyncio.start_unix_server(answer, tmp_path / "spool.db.sock"):
+        (tmp_path / "edge.toml").write_text("")
+        command = [sys.executable, "-m", "trisense.core", "edge", "status", str(tmp_path / "edge.toml")]
+        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        _, said = await process.communicate()
+    assert "no status that this version knows" in said.decode()
+    assert "Traceback" not in said.decode()
+    assert process.returncode == 2

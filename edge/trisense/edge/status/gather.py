@@ -40,7 +40,7 @@ SAMPLE_S: Final = 10.0
 SAMPLES: Final = 7
 """So that a share is over the last minute."""
 QUEUES_S: Final = 1.0
-QUEUES_FACTOR: Final = 20.0
+QUEUES_FACTOR: Final = 50.0
 """How old the count of what waits in the spool may be, at least, and by how long it took: it costs a look
 at each waiting batch."""
 SPOOL_S: Final = 1.0

@@ -9,7 +9,7 @@ from typing import Final
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
-from trisense.edge.status.model import Bus, Device, Field, Line, Status
+from trisense.edge.status.model import Bus, Device, Field, Line, Status, Stream
 
 __all__ = ["duration", "number", "plain", "screen", "size"]
 
@@ -18,6 +18,9 @@ MARKS: Final = {3: "?", 4: "!"}
 """Behind a value that is suspect, or failed its test."""
 ORDER: Final = {"failing": 0, "waiting": 1, "good": 2}
 LABEL: Final = 9
+LONG: Final = ("BUS", "LINE", "LANES")
+"""Rows that give way to devices."""
+STALE_S: Final = 5.0
 UNITS: Final = {"Cel": "°C", "deg": "°", "1": ""}
 
 
@@ -27,13 +30,19 @@ def screen(status: Status, console: Console, *, height: int | None = None) -> Re
     foot = _foot(status)
     devices = sorted(status.devices, key=lambda d: (ORDER[d.state], d.name))
     if height is not None:
-        rest = [*head, *foot, _heading(status)]
-        room = height - sum(len(console.render_lines(part, pad=False)) for part in rest)
+        room = height - _height(console, [*head, _heading(status), foot])
+        if room < len(devices):
+            foot = _foot(status, brief=True)
+            room = height - _height(console, [*head, _heading(status), foot])
         if room < len(devices):
             devices = devices[: max(0, room - 1)]
     hidden = len(status.devices) - len(devices)
     more = [Text(f"  and {hidden} more", style="dim")] if hidden else []
-    return Group(*head, _heading(status), _devices(devices, console.width), *more, *foot)
+    return Group(*head, _heading(status), _devices(devices, console.width), *more, foot)
+
+
+def _height(console: Console, parts: Sequence[RenderableType]) -> int:
+    return sum(len(console.render_lines(part, pad=False)) for part in parts)
 
 
 def _title(status: Status) -> Text:
@@ -53,8 +62,7 @@ def _problems(status: Status) -> RenderableType:
         table.add_row(
             Text(problem.part, style="bold red"), name.append(since + plain(problem.text), style="not bold")
         )
-    count = len(status.problems)
-    said = "1 thing is wrong" if count == 1 else f"{count} things are wrong"
+    said = _count(len(status.problems), "thing is wrong", "things are wrong")
     return Group(Text(said, style="bold red"), table)
 
 
@@ -90,7 +98,13 @@ def _says(device: Device) -> str:
         return f"{kinds}; tried again {when}"
     if device.state == "waiting":
         return "connected, nothing said yet" if device.connected else "connecting"
-    return "  ".join(_value(field) for stream in device.streams for field in stream.fields)
+    return "  ".join(_row(stream, device.age_s or 0.0) for stream in device.streams)
+
+
+def _row(stream: Stream, age_s: float) -> str:
+    """Values of one stream, with its age where the device has said something else since."""
+    said = "  ".join(_value(field) for field in stream.fields)
+    return said if stream.age_s - age_s < STALE_S else f"{said} ({duration(stream.age_s)} ago)"
 
 
 def _value(field: Field) -> str:
@@ -101,33 +115,50 @@ def _value(field: Field) -> str:
     return f"{field.name} {said} {unit}".rstrip()
 
 
-def _foot(status: Status) -> list[RenderableType]:
+def _foot(status: Status, *, brief: bool = False) -> RenderableType:
+    """All but the devices; ``brief``: the most important, in a line each."""
+    if brief:
+        return Group(*(_cut(label, text) for label, text in _rows(status) if label not in LONG))
     table = _grid()
-    table.columns[0].style = "bold"
+    for label, text in _rows(status):
+        table.add_row(Text(label, style="bold"), text)
+    return table
+
+
+def _cut(label: str, text: str) -> Text:
+    """One line, however long it is."""
+    line = Text(label.ljust(LABEL), style="bold", no_wrap=True, overflow="ellipsis")
+    return line.append(text, style="not bold")
+
+
+def _rows(status: Status) -> Iterator[tuple[str, str]]:
     if status.alarms:
-        table.add_row("ALARMS", ", ".join(f"{alarm.rule} ({alarm.device})" for alarm in status.alarms))
-    for bus in status.buses:
-        table.add_row("BUS", _bus(bus))
+        yield "ALARMS", ", ".join(f"{alarm.rule} ({alarm.device})" for alarm in status.alarms)
+    yield from (("BUS", _bus(bus)) for bus in status.buses)
+    yield from (("LINE", text) for text in _lines(status))
+    yield "LINK", ", ".join(_link(status))
+    if any(lane.bundles for lane in status.link.lanes.values()):
+        yield "LANES", "; ".join(_lanes(status))
+    yield "SPOOL", "; ".join(_spool(status))
+    yield "CLOCK", _clock(status)
+    yield "MACHINE", ", ".join(_machine(status))
+
+
+def _lines(status: Status) -> Iterator[str]:
+    """The lines that are no Modbus bus, those first that were opened most often."""
     on_buses = {bus.line for bus in status.buses}
     lines = [line for line in status.lines if line.line not in on_buses]
     damaged = {device.name: device.damaged for device in status.devices}
     for line in sorted(lines, key=lambda x: -x.opened)[:LINES_SHOWN]:
-        table.add_row("LINE", _line(line, sum(damaged[name] for name in line.devices)))
+        yield _line(line, sum(damaged[name] for name in line.devices))
     if len(lines) > LINES_SHOWN:
-        table.add_row("", f"and {len(lines) - LINES_SHOWN} lines more")
-    table.add_row("LINK", ", ".join(_link(status)))
-    if any(lane.bundles for lane in status.link.lanes.values()):
-        table.add_row("LANES", ", ".join(_lanes(status)))
-    table.add_row("SPOOL", ", ".join(_spool(status)))
-    table.add_row("CLOCK", _clock(status))
-    table.add_row("MACHINE", ", ".join(_machine(status)))
-    return [table]
+        yield f"and {len(lines) - LINES_SHOWN} more"
 
 
 def _bus(bus: Bus) -> str:
     measured = "" if bus.measured is None else f", busy {bus.measured:.0%}"
     troubles = "".join(f", {count} {kind}" for kind, count in sorted(bus.troubles.items()))
-    asks = "1 device asks" if len(bus.devices) == 1 else f"{len(bus.devices)} devices ask"
+    asks = _count(len(bus.devices), "device asks", "devices ask")
     return f"{_short(bus.line)}: {asks} for {bus.planned:.0%}{measured}{troubles}"
 
 
@@ -146,7 +177,7 @@ def _link(status: Status) -> Iterator[str]:
         yield f"{link.limited_by} let {link.allowed} go"
     if link.round_trip_s is not None:
         yield f"receipt after {duration(link.round_trip_s)}"
-    yield f"{link.gateways} gateways online"
+    yield f"{_count(link.gateways, 'gateway', 'gateways')} online"
     if link.left_bytes is not None:
         yield f"{size(link.used_bytes)} used today, {size(link.left_bytes)} left"
     again = f", {size(link.resent_bytes)} of it again" if link.resent_bytes else ""
@@ -158,23 +189,24 @@ def _link(status: Status) -> Iterator[str]:
 def _lanes(status: Status) -> Iterator[str]:
     for name, lane in status.link.lanes.items():
         if lane.bundles:
-            way = f", {lane.on_the_way} batches on the way" if lane.on_the_way else ""
-            yield f"{name}: {lane.bundles} bundles ({size(lane.payload_bytes)}){way}"
+            way = f", {_count(lane.on_the_way, 'batch', 'batches')} unanswered" if lane.on_the_way else ""
+            yield f"{name} {_count(lane.bundles, 'bundle', 'bundles')}, {size(lane.payload_bytes)}{way}"
 
 
 def _spool(status: Status) -> Iterator[str]:
     spool = status.spool
     yield f"{size(spool.size_bytes)} of {size(spool.cap_bytes)}"
     for name, queue in spool.waiting.items():
-        oldest = duration(queue.oldest_s)
-        yield f"{name}: {queue.batches} batches wait ({queue.samples} samples, oldest {oldest})"
+        yield f"{name} {_count(queue.batches, 'batch', 'batches')} waiting for {duration(queue.oldest_s)}"
     if not spool.waiting:
         yield "nothing waits"
     if spool.kept_s is not None:
         yield f"{duration(spool.kept_s)} kept for a refill"
-    yield f"{spool.commits_per_min:.0f} commits/min"
+    commits = f"{spool.commits_per_min:.0f} commits/min"
     if spool.commit_p50_s is not None and spool.commit_p99_s is not None:
-        yield f"p50 {spool.commit_p50_s * 1000:.1f} ms, p99 {spool.commit_p99_s * 1000:.1f} ms"
+        half_ms, most_ms = spool.commit_p50_s * 1000, spool.commit_p99_s * 1000
+        commits += f", half within {half_ms:.1f} ms, 99 % within {most_ms:.1f} ms"
+    yield commits
 
 
 def _clock(status: Status) -> str:
@@ -193,6 +225,10 @@ def _machine(status: Status) -> Iterator[str]:
     if of.cpu is not None:
         yield f"CPU {of.cpu:.1%}"
     yield f"memory {size(of.rss_bytes)}"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _grid() -> Table:
