@@ -94,6 +94,8 @@ def test_the_doctor_takes_no_lock_and_sees_that_a_box_holds_it(
 ) -> None:
     file = configure(tmp_path)
     assert not patient_of(file).occupied
+    (tmp_path / "spool.db.lock").touch()
+    assert not patient_of(file).occupied
     with (tmp_path / "spool.db.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         monkeypatch.setattr(os, "getpid", lambda: 1)  # its own process does not count

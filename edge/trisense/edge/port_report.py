@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -97,12 +98,12 @@ def absent_ports(config: BoxConfig) -> list[Mistake]:
 
 
 def holders(node: Path) -> list[Holder]:
-    """The other processes that have ``node`` open, as far as they may be seen."""
+    """The other processes that have a node or a file open, as far as they may be seen."""
     try:
         status = node.stat()
     except OSError:
         return []
-    pids = {pid for pid in _processes() if _holds(pid, status.st_rdev)} | _lockers(status)
+    pids = {pid for pid in _processes() if _holds(pid, status)} | _lockers(status)
     return [Holder(pid, _command(pid)) for pid in sorted(pids - {os.getpid()})]
 
 
@@ -110,11 +111,18 @@ def _processes() -> Sequence[int]:
     return [int(entry.name) for entry in PROC.iterdir() if entry.name.isdecimal()]
 
 
-def _holds(pid: int, number: int) -> bool:
+def _holds(pid: int, status: os.stat_result) -> bool:
+    """A device may have several nodes, so its number counts; of a file its inode."""
     try:
-        return any(device_number(entry) == number for entry in (PROC / str(pid) / "fd").iterdir())
+        entries = list((PROC / str(pid) / "fd").iterdir())
     except OSError:  # gone, or another user's
         return False
+    for entry in entries:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            found = entry.stat()
+            if found.st_rdev == status.st_rdev if status.st_rdev else os.path.samestat(found, status):
+                return True
+    return False
 
 
 def _lockers(status: os.stat_result) -> set[int]:
