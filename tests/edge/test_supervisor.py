@@ -154,7 +154,7 @@ async def test_a_device_that_rests_after_a_failure_is_tried_at_once_when_woken(
     await asyncio.wait_for(station.finished.wait(), 10)
     assert (supervisor.health.error, supervisor.health.rows, station.connects) == (None, 1, 2)
     supervisor.wake()  # one that works is left in peace
-    assert not supervisor._asked.is_set()
+    assert not supervisor._asked
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
