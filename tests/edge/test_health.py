@@ -60,7 +60,7 @@ async def picture(box_file: Path) -> Status:
 
 
 async def test_an_hour_of_health_takes_little(box_file: Path) -> None:
-    values = health_values(await picture(box_file), alarms_active=0, link_today_bytes=0)
+    values = health_values(await picture(box_file), alarms_held=0, link_today_bytes=0)
     samples = tuple(
         Sample(
             HEALTH,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from trisense.core.errors import SpoolError
 from trisense.core.model import BatchClass, Field, FieldType, Layer, Quality, Sample, Stream
 from trisense.drivers import DeviceConfig, Lines, Observed, PolledDriver
@@ -336,6 +337,21 @@ async def test_a_whole_box_previews_an_outage_and_sends_it_when_the_broker_is_ba
     assert isinstance(high, int)
     assert high - low + 1 == samples
     assert mean == (low + high) / 2
+
+
+def test_what_is_listed_after_the_last_field_that_fits_has_none_and_this_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preview_module, "FIELDS_MAX", 1)
+    monkeypatch.setattr(config_module, "driver_class", lambda _: Counting)
+    file = tmp_path / "box.toml"
+    file.write_text(
+        '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 9\n'
+        + "".join(f'[[device]]\nname = "{name}"\ndriver = "counting"\n' for name in ("a", "b", "c"))
+    )
+    with capture_logs() as logs:
+        assert [stream.device for stream in previewed(load(file).devices)] == ["a"]
+    assert [(log["event"], log["streams"]) for log in logs] == [("streams_without_preview", 2)]
 
 
 def test_names_that_would_be_too_long_have_no_preview() -> None:

@@ -34,6 +34,7 @@ HEALTH: Final = Stream(
         Field("samples_committed", "{sample}", FieldType.INT),
         Field("samples_dropped", "{sample}", FieldType.INT),
         Field("alarms_active", "{alarm}", FieldType.INT),
+        Field("alarms_held", "{alarm}", FieldType.INT),
         Field("bus_load", "%", FieldType.FLOAT, 0.1),
         Field("link_today", "By", FieldType.INT),
     ),
@@ -41,7 +42,7 @@ HEALTH: Final = Stream(
 )
 
 
-def health_values(status: Status, *, alarms_active: int, link_today_bytes: int) -> dict[str, Value]:
+def health_values(status: Status, *, alarms_held: int, link_today_bytes: int) -> dict[str, Value]:
     """The row of a box, by field name; null where nobody can say."""
     machine, spool, clock = status.machine, status.spool, status.clock
     loads = [bus.measured for bus in status.buses if bus.measured is not None]
@@ -60,7 +61,8 @@ def health_values(status: Status, *, alarms_active: int, link_today_bytes: int) 
         "devices_failing": sum(device.state == "failing" for device in status.devices),
         "samples_committed": spool.committed,
         "samples_dropped": spool.dropped,
-        "alarms_active": alarms_active,
+        "alarms_active": len(status.alarms),
+        "alarms_held": alarms_held,
         "bus_load": round(100 * max(loads), 1) if loads else None,
         "link_today": link_today_bytes,
     }
@@ -74,13 +76,13 @@ class HealthTeller:
         ask: Callable[[], Awaitable[Status]],
         tell: Callable[[Sequence[Observed]], None],
         *,
-        alarms_active: Callable[[], int],
+        alarms_held: Callable[[], int],
         link_today_bytes: Callable[[], int],
     ) -> None:
         """``ask`` gives the picture of the box; ``tell`` is given rows of ``HEALTH``."""
         self._ask = ask
         self._tell = tell
-        self._alarms_active = alarms_active
+        self._alarms_held = alarms_held
         self._link_today_bytes = link_today_bytes
 
     async def run(self) -> None:
@@ -89,7 +91,7 @@ class HealthTeller:
             await asyncio.sleep(HEALTH_S)
             values = health_values(
                 await self._ask(),
-                alarms_active=self._alarms_active(),
+                alarms_held=self._alarms_held(),
                 link_today_bytes=self._link_today_bytes(),
             )
             self._tell([Observed(HEALTH.measurement, values)])

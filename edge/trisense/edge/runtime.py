@@ -103,7 +103,7 @@ class Box:
         self._health = HealthTeller(
             self._outside.gatherer.status,
             self.emit,
-            alarms_active=lambda: len(self.alarms.active),
+            alarms_held=lambda: self.alarms.held,
             link_today_bytes=lambda: self.uplink.status().used_bytes,
         )
         self._previews = GapPreview(
