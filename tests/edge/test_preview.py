@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from trisense.core.errors import SpoolError
-from trisense.core.model import BatchClass, Field, FieldType, Layer, Quality, Sample, Stream
+from trisense.core.model import BatchClass, ClockState, Field, FieldType, Layer, Quality, Sample, Stream
 from trisense.drivers import DeviceConfig, Lines, Observed, PolledDriver
 from trisense.edge import config as config_module
 from trisense.edge import preview as preview_module
-from trisense.edge.clock import SystemClock
+from trisense.edge.clock import Stamp, SystemClock
 from trisense.edge.config import load
 from trisense.edge.ordinals import Ordinals
 from trisense.edge.preview import (
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 T0_NS = 1_780_000_020_000_000_000
 assert T0_NS % MINUTE_NS == 0
+SURE = Stamp(T0_NS, ClockState(synced=True, error_ms=3))
 
 MAST = Stream(
     "mast",
@@ -52,6 +53,10 @@ MAST = Stream(
         Field("vehicle_count", "{vehicle}", FieldType.INT),
     ),
 )
+
+
+def provisional(offset_ns: int) -> Stamp:
+    return Stamp(T0_NS, ClockState(synced=False), offset_ns)
 
 
 def sample(
@@ -77,7 +82,7 @@ def rows(cuts: Sequence[Cut]) -> list[tuple[float, tuple[object, ...]]]:
 def test_a_minute_becomes_one_row_with_units_and_resolution() -> None:
     preview = watching()
     for second, (temperature, count) in enumerate([(20.1, 3), (20.4, 5), (20.2, 4)]):
-        assert preview.heard(sample(second, temperature, count), None) == []
+        assert preview.heard(sample(second, temperature, count), SURE) == []
     (cut,) = preview.close()
     assert rows([cut]) == [(0.0, (3, 20.1, 20.23, 20.4, 3, 4.0, 5))]
     fields = {f.name: (f.unit, f.type, f.resolution) for f in cut.samples[0].stream.fields}
@@ -98,7 +103,7 @@ def test_failed_and_missing_values_do_not_count() -> None:
     for second, made in enumerate(
         [sample(0, 20.0), sample(1, 99.0, code=4), sample(2, None), sample(3, 30.0, code=3)]
     ):
-        preview.heard(made, None)
+        preview.heard(made, SURE)
         assert second < 4
     ((_, values),) = rows(preview.close())
     assert values == (4, 20.0, 25.0, 30.0, 1, 1.0, 1)
@@ -106,7 +111,7 @@ def test_failed_and_missing_values_do_not_count() -> None:
 
 def test_what_had_no_value_in_a_minute_is_missing() -> None:
     preview = watching()
-    preview.heard(sample(0, None), None)
+    preview.heard(sample(0, None), SURE)
     (cut,) = preview.close()
     (row,) = cut.samples
     assert row.values[:4] == (1, None, None, None)
@@ -115,9 +120,9 @@ def test_what_had_no_value_in_a_minute_is_missing() -> None:
 
 def test_minutes_are_closed_when_they_are_over_and_late_samples_still_count() -> None:
     preview = watching()
-    preview.heard(sample(10, 1.0), None)
-    preview.heard(sample(61, 3.0), None)
-    preview.heard(sample(59.9, 2.0), None)
+    preview.heard(sample(10, 1.0), SURE)
+    preview.heard(sample(61, 3.0), SURE)
+    preview.heard(sample(59.9, 2.0), SURE)
     assert preview.close(T0_NS + 61 * 10**9) == []
     assert rows(preview.close(T0_NS + 62 * 10**9)) == [(0.0, (2, 1.0, 1.5, 2.0, 1, 1.0, 1))]
     # The clock stepped back: that minute will not go on.
@@ -126,18 +131,27 @@ def test_minutes_are_closed_when_they_are_over_and_late_samples_still_count() ->
 
 def test_a_stream_of_old_or_wild_times_keeps_two_minutes_at_most() -> None:
     preview = watching()
-    told = [cut for i in range(1000) for cut in preview.heard(sample(i * 60, 1.0), None)]
-    told += preview.heard(sample(0, 1.0), None)
+    told = [cut for i in range(1000) for cut in preview.heard(sample(i * 60, 1.0), SURE)]
+    told += preview.heard(sample(0, 1.0), SURE)
     assert len(told) == 998
     assert len(preview.close()) == 2
 
 
+def test_a_minute_is_worth_as_much_as_the_worst_of_its_times() -> None:
+    preview = watching()
+    preview.heard(sample(0, 1.0), SURE)
+    preview.heard(sample(1, 1.0), Stamp(T0_NS, ClockState(synced=False, error_ms=40)))
+    preview.heard(sample(2, 1.0), SURE)
+    (cut,) = preview.close()
+    assert cut.clock == ClockState(synced=False, error_ms=40)
+
+
 def test_another_provisional_offset_ends_the_minute() -> None:
     preview = watching()
-    preview.heard(sample(0, 1.0), 7)
-    (cut,) = preview.heard(sample(1, 2.0), 9)
+    preview.heard(sample(0, 1.0), provisional(7))
+    (cut,) = preview.heard(sample(1, 2.0), provisional(9))
     assert (cut.offset_ns, rows([cut])[0][1][0]) == (7, 1)
-    (cut,) = preview.heard(sample(2, 3.0), None)
+    (cut,) = preview.heard(sample(2, 3.0), SURE)
     assert cut.offset_ns == 9
     (cut,) = preview.close()
     assert cut.offset_ns is None
@@ -146,8 +160,8 @@ def test_another_provisional_offset_ends_the_minute() -> None:
 
 def test_several_rows_at_one_time_are_things_and_have_no_mean() -> None:
     preview = watching()
-    preview.heard(sample(0, 1.0), None)
-    preview.heard(sample(0, 2.0, n=1), None)
+    preview.heard(sample(0, 1.0), SURE)
+    preview.heard(sample(0, 2.0, n=1), SURE)
     assert preview.close() == []
 
 
@@ -164,7 +178,7 @@ def test_a_preview_lies_within_what_was_seen(
     stream = Stream("mast", "weather", Layer.GROUND, (Field("x", "1", FieldType.FLOAT, resolution),))
     preview = watching(stream)
     for at_s, value in seen:
-        preview.heard(Sample(stream, T0_NS + int(at_s * 1e9), (value,)), None)
+        preview.heard(Sample(stream, T0_NS + int(at_s * 1e9), (value,)), SURE)
     ((_, (samples, low, mean, high)),) = rows(preview.close())
     given_values = [value for _, value in seen]
     assert (samples, low, high) == (len(seen), min(given_values), max(given_values))
@@ -201,8 +215,7 @@ class Link:
         self.gap = GapPreview(
             self.commit,
             counters=lambda: (self.committed, self.receipts),
-            now_ns=lambda: T0_NS + int(self.now_s * 1e9),
-            offset_ns=lambda: None,
+            stamp=lambda: Stamp(T0_NS + int(self.now_s * 1e9), ClockState()),
         )
         self.gap.watch([MAST], lambda _: Ordinals(), after_s=60.0)
 
@@ -361,7 +374,7 @@ def test_names_that_would_be_too_long_have_no_preview() -> None:
 
 def test_previews_are_kept_by_the_spool_as_such(tmp_path: Path) -> None:
     preview = watching()
-    preview.heard(sample(0, 20.0), None)
+    preview.heard(sample(0, 20.0), SURE)
     with Spool(tmp_path / "spool.db", SystemClock()) as spool:
         spool.commit(preview.close())
         (head,) = spool.heads(BatchClass.DATA, preview=True)

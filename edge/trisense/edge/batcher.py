@@ -13,9 +13,9 @@ from typing import Final
 import structlog
 from trisense.core import limits
 from trisense.core.errors import SpoolError
-from trisense.core.model import BatchClass, ClockState, Sample
+from trisense.core.model import BatchClass, Sample
 from trisense.edge.backoff import Backoff
-from trisense.edge.clock import Stamp
+from trisense.edge.clock import Stamp, worst
 from trisense.edge.once import Fault
 from trisense.edge.progress import Progress
 from trisense.edge.spool import Cut, Loss
@@ -243,18 +243,12 @@ def _pieces(group: Sequence[_Waiting]) -> Iterator[list[_Waiting]]:
 def _cut(items: Sequence[_Waiting]) -> Cut:
     """A batch is worth as much as the worst of its times."""
     stamps = [item.stamp for item in items if item.stamp is not None]
-    clock = None
-    if stamps:
-        errors = [stamp.clock.error_ms for stamp in stamps]
-        known = [error for error in errors if error is not None]
-        error_ms = max(known) if len(known) == len(errors) else None
-        clock = ClockState(all(stamp.clock.synced for stamp in stamps), error_ms)
     return Cut(
         items[0].batch_class,
         tuple(item.sample for item in items),
         items[0].blob,
         offset_ns=stamps[0].offset_ns if stamps else None,
-        clock=clock,
+        clock=worst(stamp.clock for stamp in stamps) if stamps else None,
         line_ns=max((s.line_ns for s in stamps if s.line_ns is not None), default=None),
     )
 

@@ -6,6 +6,7 @@ import ctypes
 import ctypes.util
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Final, Protocol
 
 from trisense.core.model import ClockState
 
-__all__ = ["PLAUSIBLE_NS", "Clock", "Stamp", "SystemClock"]
+__all__ = ["PLAUSIBLE_NS", "Clock", "Stamp", "SystemClock", "worst"]
 
 PLAUSIBLE_NS: Final = 1_767_225_600 * 1_000_000_000
 """2026-01-01: a clock before it has never been set since power-on, whatever the kernel says."""
@@ -32,6 +33,14 @@ class Stamp:
     """Not None: the time is provisional, boot time plus this offset."""
     line_ns: int | None = None
     """How far the box's own line of time has got with it; None for a time that says nothing of that."""
+
+
+def worst(states: Iterable[ClockState]) -> ClockState:
+    """What holds for times of all these states together; of none, that nothing is known."""
+    all_of = list(states)
+    errors = [state.error_ms for state in all_of if state.error_ms is not None]
+    known = bool(errors) and len(errors) == len(all_of)
+    return ClockState(bool(all_of) and all(state.synced for state in all_of), max(errors) if known else None)
 
 
 class Clock(Protocol):

@@ -20,7 +20,8 @@ from typing import Final
 
 import structlog
 from trisense.core.errors import SpoolError
-from trisense.core.model import NAME, BatchClass, Field, FieldType, Quality, Sample, Stream, Value
+from trisense.core.model import NAME, BatchClass, ClockState, Field, FieldType, Quality, Sample, Stream, Value
+from trisense.edge.clock import Stamp, worst
 from trisense.edge.config import Device
 from trisense.edge.once import Fault
 from trisense.edge.ordinals import Ordinals
@@ -94,6 +95,7 @@ class _Row:
 @dataclass(slots=True)
 class _Minute:
     offset_ns: int | None
+    clock: ClockState
     rows: dict[tuple[str, str], _Row] = field(default_factory=dict)
 
 
@@ -162,22 +164,23 @@ class Preview:
                 self._streams[stream.key] = made, ordinals(made.key)
                 self._numbers[stream.key] = stream, [(i, _decimals(of)) for i, of in _numbers(stream)]
 
-    def heard(self, sample: Sample, offset_ns: int | None) -> list[Cut]:
-        """Take a sample, and the offset its time was made with where that is provisional.
+    def heard(self, sample: Sample, at: Stamp) -> list[Cut]:
+        """Take a sample, stamped as ``at``: previews are worth as much as the worst time in them.
 
-        Gives the cuts of minutes that another offset ends.
+        Gives the cuts of minutes that another provisional offset ends.
         """
         key = sample.stream.key
         known = self._numbers.get(key)
         if known is None or (known[0] is not sample.stream and known[0] != sample.stream):
             return []
-        ended = self.close() if any(m.offset_ns != offset_ns for m in self._minutes.values()) else []
+        ended = self.close() if any(m.offset_ns != at.offset_ns for m in self._minutes.values()) else []
         begin_ns = sample.time_ns - sample.time_ns % MINUTE_NS
         minute = self._minutes.get(begin_ns)
         if minute is None:
             if len(self._minutes) == 2 and begin_ns < min(self._minutes):
                 return ended  # its source gives old times: nothing of now
-            minute = self._minutes[begin_ns] = _Minute(offset_ns)
+            minute = self._minutes[begin_ns] = _Minute(at.offset_ns, at.clock)
+        minute.clock = worst((minute.clock, at.clock))
         row = minute.rows.get(key)
         if row is None:
             row = minute.rows[key] = _Row([_Column(i, decimals) for i, decimals in known[1]])
@@ -195,7 +198,7 @@ class Preview:
     def _cuts(self, begin_ns: int) -> list[Cut]:
         minute = self._minutes.pop(begin_ns)
         samples = [
-            self._sample(key, row, begin_ns)
+            self._sample(key, row, begin_ns, final=minute.offset_ns is None)
             for key, row in minute.rows.items()
             if key in self._streams and not row.several
         ]
@@ -205,18 +208,19 @@ class Preview:
                 tuple(samples[start : start + ROWS_MAX]),
                 preview=True,
                 offset_ns=minute.offset_ns,
+                clock=minute.clock,
             )
             for start in range(0, len(samples), ROWS_MAX)
         ]
 
-    def _sample(self, key: tuple[str, str], row: _Row, begin_ns: int) -> Sample:
+    def _sample(self, key: tuple[str, str], row: _Row, begin_ns: int, *, final: bool) -> Sample:
         stream, ordinals = self._streams[key]
         values: list[Value] = [row.samples]
         for column in row.columns:
             values += column.cells()
         cells = [_typed(of, value) for of, value in zip(stream.fields, values, strict=True)]
         missing = tuple((i, int(Quality.MISSING)) for i, value in enumerate(cells) if value is None)
-        return Sample(stream, begin_ns, tuple(cells), ordinals.take(begin_ns), missing)
+        return Sample(stream, begin_ns, tuple(cells), ordinals.take(begin_ns, final=final), missing)
 
 
 def _typed(of: Field, value: Value) -> Value:
@@ -250,19 +254,17 @@ class GapPreview:
         commit: Callable[[Sequence[Cut]], Awaitable[None]],
         *,
         counters: Callable[[], tuple[int, int]],
-        now_ns: Callable[[], int],
-        offset_ns: Callable[[], int | None],
+        stamp: Callable[[], Stamp],
     ) -> None:
-        """``counters`` gives samples committed and batches receipted; ``now_ns`` is the time samples are
-        stamped with, ``offset_ns`` its offset while it is provisional.
+        """``counters`` gives samples committed and batches receipted; ``stamp`` what a sample is stamped
+        with now.
         """
         self._preview = Preview()
         self.dropped = 0
         """Previews that the disk did not take; the readings are not concerned."""
         self._commit = commit
         self._counters = counters
-        self._now_ns = now_ns
-        self._offset_ns = offset_ns
+        self._stamp = stamp
         self._after_s = 0.0
         self._outage = Outage()
         self._active = False
@@ -281,7 +283,7 @@ class GapPreview:
     def heard(self, sample: Sample) -> None:
         """A listener of the box."""
         if self._active:
-            self._closed += self._preview.heard(sample, self._offset_ns())
+            self._closed += self._preview.heard(sample, self._stamp())
 
     async def run(self) -> None:
         """Look at the link each second, until cancelled."""
@@ -294,7 +296,7 @@ class GapPreview:
         committed, receipts = self._counters()
         lasted_s = self._outage.look(now_s, committed=committed, receipts=receipts)
         if self._active:
-            self._closed += self._preview.close(self._now_ns() if lasted_s else None)
+            self._closed += self._preview.close(self._stamp().time_ns if lasted_s else None)
             self._telling = self._telling or lasted_s >= self._after_s
         self._active = lasted_s >= GRACE_S
         if self._telling:

@@ -109,8 +109,7 @@ class Box:
         self._previews = GapPreview(
             lambda cuts: self._commit(cuts, ()),
             counters=lambda: (self.batcher.committed, self.uplink.counts["batches_receipted"]),
-            now_ns=self.clock.now_ns,
-            offset_ns=lambda: self.timeline.stamp().offset_ns,
+            stamp=self.timeline.stamp,
         )
         self.listeners += [self.alarms.heard, self._previews.heard]
 

@@ -90,6 +90,7 @@ class TiMmwave(FramedDriver[TiMmwaveConfig]):
         self._counter = LineCounter(config.lanes, line_m=config.line_m, interval_s=config.statistics_s)
         self._max_speed_mps: float | None = None
         self._next_at = 0.0
+        self._aligned_ns = time.time_ns() - time.monotonic_ns()
 
     def streams(self) -> tuple[Stream, ...]:
         tables = {"radar_presence": PRESENCE, "radar_track": TRACK}
@@ -130,13 +131,22 @@ class TiMmwave(FramedDriver[TiMmwaveConfig]):
         if self._raw.suspects:
             what = f"no byte 0D in {RawWatch.FRAMES} frames: the line is not raw, it turns CR into LF"
             raise DeviceError(self.config.name, what)
-        intervals = self._counter.take(rows, time.time_ns())
+        intervals = self._intervals(rows)
         now = time.monotonic()
         if now < self._next_at:
             return intervals
         self._next_at = now + self.config.min_period_s
         wanted = rows if self.config.points else [row for row in rows if row.measurement != "radar_point"]
         return [*intervals, *(self._limited(row) for row in wanted)]
+
+    def _intervals(self, rows: Sequence[Observed]) -> list[Observed]:
+        """The intervals that are over by now.
+
+        Aligned to the clock as it stood at the start, and then counted without it, for it may step; their
+        time is the box's to say, as that of all else that happens now.
+        """
+        told = self._counter.take(rows, self._aligned_ns + time.monotonic_ns())
+        return [replace(row, sensed_at_ns=None) for row in told]
 
     def _limited(self, row: Observed) -> Observed:
         """The frame's own row says up to which speed all speeds of the frame are to be believed."""

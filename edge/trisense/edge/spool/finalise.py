@@ -27,7 +27,7 @@ class Unfinished:
 
     boot_id: str
     first_boot_ns: int
-    """Boot time of the first sample."""
+    """Boot time of the first sample; that of a preview is the minute it tells of, and does not count."""
     last_boot_ns: int
     """Boot time of the last commit."""
     offset_ns: int
@@ -39,13 +39,13 @@ def unfinished(shelf: Shelf) -> list[Unfinished]:
     found: dict[str, Unfinished] = {}
     looked: dict[str, int] = {}
     for identity in _open(shelf.db):
-        boot_id, mono_ns, offset_ns = shelf.db.execute(
-            "SELECT boot_id, mono_ns, offset_ns FROM batch WHERE id = ?", (identity,)
+        boot_id, mono_ns, offset_ns, preview = shelf.db.execute(
+            "SELECT boot_id, mono_ns, offset_ns, preview FROM batch WHERE id = ?", (identity,)
         ).fetchone()
         known = found.get(boot_id)
         first_ns = mono_ns if known is None else known.first_boot_ns
-        looked[boot_id] = looked.get(boot_id, 0) + 1
-        if looked[boot_id] <= FIRST:
+        looked[boot_id] = looked.get(boot_id, 0) + (not preview)
+        if not preview and looked[boot_id] <= FIRST:
             first_ns = min([first_ns, *_boot_times(shelf, identity)])
         found[boot_id] = Unfinished(boot_id, first_ns, mono_ns, offset_ns)
     return list(found.values())
@@ -106,6 +106,7 @@ def _write(shelf: Shelf, row: BatchRow, samples: Sequence[Sample], clock: ClockS
         rows=pack_rows(samples, books.stream_id),
     )
     books.mark(samples)
-    books.epochs[shelf.epoch].line_ns = max(sample.time_ns for sample in samples)
-    books.save(shelf.epoch)
+    if not row.preview:
+        books.epochs[shelf.epoch].line_ns = max(sample.time_ns for sample in samples)
+        books.save(shelf.epoch)
     shelf.rewrite(new, row.size_bytes)

@@ -216,7 +216,7 @@ class Shelf:
             self.books.others(cut.samples)
         elif cut.final_offset_ns is not None:
             samples = self.books.move(cut.samples, epoch_name(self.epoch), cut.offset_ns, cut.final_offset_ns)
-            line_ns = max(sample.time_ns for sample in samples)
+            line_ns = None if cut.preview else max(sample.time_ns for sample in samples)
             cut = replace(cut, samples=samples, offset_ns=None, final_offset_ns=None, line_ns=line_ns)
         return cut
 
