@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from trisense.core.errors import SpoolError, SpoolFull, SpoolLocked
 from trisense.core.messages import LOSS, EpochReceipt
 from trisense.core.model import Batch, BatchClass, ClockState, batch_hash
@@ -203,6 +204,15 @@ def test_at_the_cap_media_goes_first_then_data_and_every_drop_is_declared(
         media_left = [s for s in left & set(committed) if committed[s].batch_class is BatchClass.MEDIA]
         assert min(media_left) > first_data_lost
     assert spool.path.stat().st_size <= 4 << 20
+
+
+def test_what_the_cap_does_at_each_commit_is_told_aloud_once(make_spool: MakeSpool, cut: MakeCut) -> None:
+    with make_spool(max_bytes=4 << 20) as spool, capture_logs() as logs:
+        for number in range(150):
+            spool.commit([cut(number, blob=os.urandom(60_000))])
+        assert spool.summary().losses["cap"] > 10
+    aloud = [entry["event"] for entry in logs if entry["log_level"] != "debug"]
+    assert sorted(aloud) == ["samples_lost", "spool_full"]
 
 
 def test_receipted_batches_go_before_anything_is_lost(make_spool: MakeSpool, cut: MakeCut) -> None:

@@ -61,6 +61,7 @@ class Spool:
         # What the disk does to us it does again: at each commit, until somebody comes.
         self._full = Fault(log, "spool_full", forget_s=3600.0)
         self._no_room = Fault(log, "spool_room_failed", forget_s=3600.0)
+        self._rows_damaged = Fault(log, "spool_row_damaged", level="error", forget_s=3600.0)
         self._damaged = Fault(log, "spool_damaged", level="error", forget_s=3600.0)
 
     def __enter__(self) -> Spool:
@@ -325,7 +326,7 @@ class Spool:
 
     def condemn(self, identity: int) -> None:
         """Mark a damaged row, keep its bytes for a look, and declare what it held."""
-        log.error("spool_row_damaged", id=identity)
+        self._rows_damaged.failed(id=identity)
 
         def work() -> None:
             epoch, seq = self._shelf.condemn(identity)

@@ -16,6 +16,7 @@ import structlog
 from trisense.core.messages import LOSS, EpochReceipt
 from trisense.core.model import Batch, BatchClass, Value, batch_hash
 from trisense.edge.clock import PLAUSIBLE_NS, Clock
+from trisense.edge.once import Fault
 from trisense.edge.spool import reading
 from trisense.edge.spool.books import Books, Epoch
 from trisense.edge.spool.file import AGE_NEVER_NS, BatchRow, damaged, toggle
@@ -113,6 +114,9 @@ class Shelf:
         """That of new batches, set by ``begin``."""
         self._clock = clock
         self._loss_ordinals = self.books.ordinals(LOSS.key)
+        # At the cap something is lost again and again: every loss is declared, but not each is told aloud.
+        self._fault = Fault(log, "samples_lost", forget_s=3600.0)
+        self._reasons_told: set[str] = set()
         self.count()
         query = "SELECT max(age_ns) FROM batch WHERE settled > 0 AND age_ns < ?"
         (oldest,) = db.execute(query, (AGE_MAX_NS,)).fetchone()
@@ -232,7 +236,9 @@ class Shelf:
             self.tally.losses[reason] += 1
             self.tally.lost[reason] += count if isinstance(count, int) else 0
         told = [dict(zip(LOSS_NAMES, values, strict=True)) for values in losses[:LOSSES_TOLD]]
-        log.warning("samples_lost", count=len(losses), losses=told)
+        reasons = {str(values[LOSS_REASON]) for values in fresh}
+        self._fault.failed(count=len(losses), losses=told, anew=not reasons <= self._reasons_told)
+        self._reasons_told |= reasons
         samples = loss_samples(losses, self._clock.now_ns(), self._loss_ordinals)
         parts = [samples[at : at + LOSSES_A_BATCH] for at in range(0, len(samples), LOSSES_A_BATCH)]
         return [self.commit(Cut(BatchClass.ALARM, part)) for part in parts]
