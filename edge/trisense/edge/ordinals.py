@@ -73,7 +73,7 @@ class Ordinals:
         n = self._next.get(time_ns, 0)
         self._next[time_ns] = n + 1
         if len(self._next) > WINDOW_TICKS:
-            oldest = min(self._next)
+            oldest = next(iter(self._next))  # as a rule the smallest: times rise
             del self._next[oldest]
             self._horizon = max(self._horizon, oldest)
         return n
