@@ -188,7 +188,7 @@ def dead_port() -> Iterator[int]:
 
 
 async def test_commands_reach_a_box_and_odd_ones_are_answered_in_words(field: Field) -> None:
-    field.start()
+    box = field.start()
     await field.report("running")
 
     read = await field.do("read-1", field.command("read", device="mast"))
@@ -217,6 +217,10 @@ async def test_commands_reach_a_box_and_odd_ones_are_answered_in_words(field: Fi
     assert (await field.do("l", field.command("reload")))["result"] == {"changed": True}
     assert (await field.report("running")).running == content_hash(field.file.read_text())
     assert (await field.do("m", field.command("read", device="roof")))["ok"]
+
+    field.file.write_text(field.config(field.device("mast", field.ports[0])))
+    box.send_signal(signal.SIGHUP)
+    assert (await field.report("running")).running == content_hash(field.file.read_text())
 
 
 async def test_a_configuration_is_kept_when_the_box_is_healthy_with_it_and_taken_back_when_not(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from trisense.core.errors import ConfigError, RemoteError
 from trisense.core.remote import Desired, content_hash
 from trisense.edge import commands
@@ -24,6 +27,22 @@ DUST = '[[device]]\nname = "dust"\ndriver = "plantower"\nline = "tcp://127.0.0.1
 LINE = "serial:///dev/serial/by-id/a?baud=9600"
 WEATHER = f'[[device]]\nname = "weather"\ndriver = "modbus:ecowitt-ws90"\nline = "{LINE}"\nframing = "rtu"\n'
 LOCAL = BOX + '[spool]\npath = "q.db"\n' + MQTT + DUST
+
+PIECES = [
+    "\n[spool]\n",
+    "\n[remote]\n",
+    "[[device]]\n",
+    "[",
+    "]]",
+    '"',
+    "=",
+    ".",
+    "\\",
+    "nan",
+    "1e999",
+    "[]",
+    "{}",
+]
 
 Write = Callable[[str], BoxConfig]
 
@@ -90,6 +109,18 @@ def test_secret_files_where_the_deployer_put_them_can_be_named(local: BoxConfig)
 @pytest.mark.parametrize("text", ["", "[", "x" * 1000, "[[box]]", 'device = "a"', "a." * 48_000 + "b = 1"])
 def test_any_text_is_told_its_mistakes(local: BoxConfig, text: str) -> None:
     assert mistakes(local, text)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(
+    at=st.integers(0, len(LOCAL)), cut=st.integers(0, 20), put=st.text(max_size=20) | st.sampled_from(PIECES)
+)
+def test_any_change_of_a_text_is_a_configuration_or_told_its_mistakes(
+    local: BoxConfig, at: int, cut: int, put: str
+) -> None:
+    with contextlib.suppress(ConfigError):  # nothing else is raised
+        config = from_afar(local, LOCAL[:at] + put + LOCAL[at + cut :])
+        assert (config.box.id, config.spool, config.remote) == (local.box.id, local.spool, local.remote)
 
 
 def test_a_box_at_work_takes_no_other_disk_over(local: BoxConfig, write: Write) -> None:

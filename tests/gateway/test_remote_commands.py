@@ -287,6 +287,12 @@ def test_what_was_retained_is_no_answer(make_box: Make, run: Run, file: Path) ->
     assert "no answer from kx-001 within 0.3 s" in str(result.exception)
 
 
+def test_a_box_that_may_have_gone_to_another_broker_is_said_to(box: Answering, run: Run, file: Path) -> None:
+    box.reports = [{"state": "checking", "difference": Difference(settings=["mqtt.host"])}]
+    said = str(run("config", str(file), "--timeout", "0.3").exception)
+    assert said.endswith("its [mqtt] changes: if it does not come back, it is at another broker")
+
+
 def test_a_dry_run_needs_the_box(make_box: Make, run: Run, file: Path) -> None:
     make_box(online=False)
     assert "a dry run needs it" in str(run("config", str(file), "--dry-run").exception)

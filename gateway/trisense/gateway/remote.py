@@ -74,6 +74,7 @@ async def follow(
                     reported = reported_of(_bytes(message))
                     if (reported.desired, reported.attempt) == (desired.hash, desired.attempt):
                         tell(reported)
+                        talk.moves |= _moves(reported)
                         if reported.state in SETTLED:
                             return reported
     raise LinkError("the broker ended the connection")
@@ -100,6 +101,8 @@ class _Talk:
 
     def __init__(self, client: aiomqtt.Client, box: str) -> None:
         self.offline_since: str | None = None
+        self.moves = False
+        """Whether what it tries takes it to another broker, or to this one by other means."""
         self._box = box
         self._client = client
         self._seen = False
@@ -123,7 +126,14 @@ class _Talk:
                 known = "it is online"
             else:
                 known = "this broker has never heard of it"
+            if self.moves:
+                known += "; its [mqtt] changes: if it does not come back, it is at another broker"
             raise LinkError(f"no answer from {self._box} within {timeout_s:g} s; {known}") from error
+
+
+def _moves(reported: Reported) -> bool:
+    change = reported.difference
+    return change is not None and any(name.startswith("mqtt.") for name in change.settings)
 
 
 def _bytes(message: aiomqtt.Message) -> bytes:

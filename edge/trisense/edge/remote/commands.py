@@ -133,7 +133,6 @@ class Commands:
         key = f"device {arguments.device}" if isinstance(arguments, OneDevice) else command.verb
         turn = self._turns.setdefault(key, asyncio.Lock())
         async with asyncio.timeout(min(LIMIT_S[command.verb], self._left_s(command))), turn:
-            self._left_s(command)
             return await self._verbs.do(command)
 
     def _left_s(self, command: Command) -> float:
