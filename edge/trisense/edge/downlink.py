@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from trisense.core import topics
 from trisense.core.errors import WireError
 from trisense.core.messages import GatewayState, unpack_receipts
+from trisense.core.model import BatchClass
 from trisense.edge.answers import Answers
 from trisense.edge.link import QOS
 from trisense.edge.once import Fault
@@ -160,6 +161,7 @@ class Downlink:
         settled = await self._spool.run(lambda spool: spool.settle(receipts))
         self._counts["receipts"] += 1
         self._counts["batches_receipted"] += len(settled.heads)
+        self._counts["data_receipted"] += sum(h.batch_class is BatchClass.DATA for h in settled.heads)
         self._counts["batches_refused"] += settled.refused
         if settled.refused:
             refused = [list(x) for r in receipts for x in r.refused]

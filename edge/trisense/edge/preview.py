@@ -256,8 +256,8 @@ class GapPreview:
         counters: Callable[[], tuple[int, int]],
         stamp: Callable[[], Stamp],
     ) -> None:
-        """``counters`` gives samples committed and batches receipted; ``stamp`` what a sample is stamped
-        with now.
+        """``counters`` gives samples committed and batches of data receipted: on a link that carries alarms
+        only, theirs say nothing. ``stamp`` is what a sample is stamped with now.
         """
         self._preview = Preview()
         self.dropped = 0

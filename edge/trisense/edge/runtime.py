@@ -108,7 +108,7 @@ class Box:
         )
         self._previews = GapPreview(
             lambda cuts: self._commit(cuts, ()),
-            counters=lambda: (self.batcher.committed, self.uplink.counts["batches_receipted"]),
+            counters=lambda: (self.batcher.committed, self.uplink.counts["data_receipted"]),
             stamp=self.timeline.stamp,
         )
         self.listeners += [self.alarms.heard, self._previews.heard]
