@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import re
-import select
-import signal
 import socket
-import struct
 import subprocess
-import sys
-import termios
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,8 +16,7 @@ from typing import Any
 import pytest
 from trisense.edge.status.client import find_config, find_socket
 
-TRISENSE = (sys.executable, "-m", "trisense.core")
-LIMIT_S = 30.0
+from .terminal import LIMIT_S, TRISENSE, Terminal
 
 Tell = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -209,52 +201,3 @@ def test_the_configuration_is_found_without_being_named(
     if not Path("/etc/trisense/edge.toml").exists():
         assert find_config(None) == Path("edge.toml")
     assert find_socket(Path("edge.toml")) == tmp_path / "data/queue.db.sock"
-
-
-class Terminal:
-    """A program on a terminal of its own, and what its screen has been told."""
-
-    def __init__(self, rows: int, columns: int, *arguments: str) -> None:
-        self.raw = ""
-        self._seen = 0
-        pid, self._fd = pty.fork()
-        if pid == 0:
-            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-            os.environ["TERM"] = "xterm"
-            os.execv(sys.executable, [*TRISENSE, *arguments])  # noqa: S606  # the program under test
-        self._pid = pid
-
-    def until(self, text: str) -> str:
-        """What came since ``clear``, without its control sequences, once ``text`` is in it."""
-        until_s = time.monotonic() + LIMIT_S
-        while text not in (plain := re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.raw[self._seen :])):
-            assert time.monotonic() < until_s, self.raw
-            assert self._read(), self.raw
-        return plain
-
-    def clear(self) -> None:
-        self._seen = len(self.raw)
-
-    def type(self, keys: bytes) -> None:
-        os.write(self._fd, keys)
-
-    def end(self) -> int:
-        """Wait for the program's end; gives its exit code."""
-        until_s = time.monotonic() + LIMIT_S
-        while self._read():
-            if time.monotonic() > until_s:
-                os.kill(self._pid, signal.SIGKILL)
-        _, status = os.waitpid(self._pid, 0)
-        os.close(self._fd)
-        return os.waitstatus_to_exitcode(status)
-
-    def _read(self) -> bool:
-        """Take what comes; False at the end."""
-        if not select.select([self._fd], [], [], 1.0)[0]:
-            return True
-        try:
-            data = os.read(self._fd, 65_536)
-        except OSError:
-            return False
-        self.raw += data.decode(errors="replace")
-        return bool(data)

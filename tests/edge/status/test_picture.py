@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from rich.console import Console
-from trisense.core.model import Field, Layer, Sample, Stream
+from trisense.core.model import BatchClass, Field, Layer, Sample, Stream
 from trisense.drivers import Lines
 from trisense.drivers.modbus.bus import BusSettings, ModbusBus
-from trisense.edge.status.gather import Gatherer, Parts
+from trisense.edge.spool import Cut, Spool
+from trisense.edge.status.gather import Gatherer, Parts, count_queues
 from trisense.edge.status.latest import Latest
-from trisense.edge.status.machine import temperature_c
+from trisense.edge.status.machine import disk_bytes, temperature_c
+from trisense.edge.status.metrics import exposition, series_of
 from trisense.edge.status.model import Status
 from trisense.edge.status.problems import problems
 from trisense.edge.status.screen import duration, screen, size
@@ -200,6 +205,39 @@ def test_the_hottest_zone_counts_and_one_that_is_off_does_not(tmp_path: Path) ->
     (tmp_path / "cooling_device0").mkdir()
     assert temperature_c(tmp_path) == 61.0
     assert temperature_c(tmp_path / "none") is None
+
+
+def test_a_disk_that_is_gone_is_wrong_and_no_more_than_that(tmp_path: Path) -> None:
+    assert disk_bytes(tmp_path / "none") == (None, None)
+    status = picture(machine={"disk_free_bytes": None, "disk_bytes": None})
+    assert [problem.text for problem in status.problems] == ["the disk of the spool is gone"]
+    assert "trisense_disk" not in exposition(series_of(status))
+    assert "disk" not in shown(status, 80)[-1]
+
+
+def test_what_waits_is_counted_by_kind_and_damaged_cells_do_no_harm(
+    spool: Spool, cut: Callable[..., Cut], clock: Any
+) -> None:
+    spool.commit([cut(0), cut(1), replace(cut(2), preview=True), cut(3, batch_class=BatchClass.ALARM)])
+    clock.advance(60)
+    counted = count_queues(spool.path, clock.now_ns())
+    assert {name: (q.batches, q.samples, q.oldest_s) for name, q in counted.items()} == {
+        "alarm": (1, 3, 60.0),
+        "data": (2, 6, 60.0),
+        "preview": (1, 3, 60.0),
+    }
+    with closing(sqlite3.connect(spool.path, isolation_level=None)) as db:
+        db.execute("UPDATE batch SET samples = 'x', committed_ns = x'00' WHERE class = 'alarm'")
+        db.execute("UPDATE batch SET class = 'gold' WHERE preview = 1")
+    damaged = count_queues(spool.path, clock.now_ns())
+    assert damaged.keys() == {"alarm", "data"}
+    assert (damaged["alarm"].batches, damaged["alarm"].samples) == (1, 0)
+
+
+def test_a_spool_that_cannot_be_read_has_nothing_to_count(tmp_path: Path) -> None:
+    assert count_queues(tmp_path / "none.db", 0) == {}
+    (tmp_path / "bad.db").write_bytes(b"x" * 8192)
+    assert count_queues(tmp_path / "bad.db", 0) == {}
 
 
 # --- shares ---

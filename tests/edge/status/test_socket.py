@@ -8,7 +8,6 @@ import json
 import random
 import socket
 import stat
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +20,8 @@ from trisense.edge.status import server as module
 from trisense.edge.status.model import Status
 from trisense.edge.status.server import CLIENTS, REQUEST_BYTES, StatusServer
 from trisense.edge.status.tap import Condition, Tap, TapRequest, Taps
+
+from .terminal import TRISENSE, Terminal
 
 Reader = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -315,7 +316,7 @@ def test_what_is_no_condition_is_a_mistake(text: str) -> None:
 async def test_all_is_well_ends_with_0(tmp_path: Path, served: Served) -> None:
     config = tmp_path / "edge.toml"
     config.write_text(f'[status]\nsocket = "{served.path.name}"\n')
-    command = [sys.executable, "-m", "trisense.core", "edge", "status", str(config)]
+    command = [*TRISENSE, "edge", "status", str(config)]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     out, _ = await process.communicate()
     assert "All is well.\n" in out.decode()
@@ -330,9 +331,23 @@ async def test_a_box_of_another_version_is_told_as_such(tmp_path: Path) -> None:
 
     async with await asyncio.start_unix_server(answer, tmp_path / "spool.db.sock"):
         (tmp_path / "edge.toml").write_text("")
-        command = [sys.executable, "-m", "trisense.core", "edge", "status", str(tmp_path / "edge.toml")]
+        command = [*TRISENSE, "edge", "status", str(tmp_path / "edge.toml")]
         process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
         _, said = await process.communicate()
     assert "no status that this version knows" in said.decode()
     assert "Traceback" not in said.decode()
     assert process.returncode == 2
+
+
+async def test_top_waits_for_a_box_that_restarts(tmp_path: Path, good: Status) -> None:
+    config = tmp_path / "edge.toml"
+    config.write_text('[status]\nsocket = "box.sock"\n')
+    async with serving(tmp_path / "box.sock", good):
+        screen = Terminal(24, 80, "top", str(config))
+        await asyncio.to_thread(screen.until, "All is well.")
+    await asyncio.to_thread(screen.until, "Asked again each second")
+    screen.clear()
+    async with serving(tmp_path / "box.sock", good):
+        await asyncio.to_thread(screen.until, "All is well.")
+        screen.type(b"q")
+        assert await asyncio.to_thread(screen.end) == 0

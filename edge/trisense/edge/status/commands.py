@@ -18,7 +18,9 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 from trisense.core import cli
+from trisense.core.errors import LinkError
 from trisense.core.model import BatchClass
 from trisense.edge.status.client import Client, find_config, find_socket
 from trisense.edge.status.screen import MARKS, UNITS, number, screen
@@ -75,15 +77,23 @@ def status(
 def top(config: Config = None) -> None:
     """Watch the box on this machine: the screen of `edge status`, made anew each second.
 
-    Leave with q, Esc or Ctrl-C. Exit 2 when no box runs, or stdin or stdout is no terminal.
+    Leave with q, Esc or Ctrl-C. It waits for a box that restarts. Exit 2 when none runs at first, or there is
+    no terminal.
     """
     console = Console(highlight=False)
     if not (console.is_terminal and sys.stdin.isatty()):
         cli.cannot("top needs a terminal; without one: trisense edge status")
-    with _connect(config) as client, _keys(), Live(console=console, screen=True, auto_refresh=False) as live:
+    client: Client | None = _connect(config)
+    with _keys(), Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            picture = client.status()
-            live.update(screen(picture, console, height=console.height), refresh=True)
+            try:
+                client = client or _connect(config)
+                shown = screen(client.status(), console, height=console.height)
+            except LinkError as error:
+                if client is not None:
+                    client.close()
+                client, shown = None, Text(f"{error}\n\nAsked again each second; q leaves.")
+            live.update(shown, refresh=True)
             if _left(EVERY_S):
                 return
 

@@ -7,6 +7,7 @@ import os
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +35,7 @@ from trisense.edge.supervisor import DeviceHealth
 from trisense.edge.timeline import Timeline
 from trisense.edge.uplink import Uplink
 
-__all__ = ["Gatherer", "Parts", "buses_of", "line_of"]
+__all__ = ["Gatherer", "Parts", "count_queues"]
 
 SAMPLE_S: Final = 10.0
 SAMPLES: Final = 7
@@ -142,7 +143,7 @@ class Gatherer:
             name=device.name,
             driver=config.driver,
             kind=device.driver.kind,
-            line=line_of(device),
+            line=_line_of(device),
             state=state,
             connected=health.connected,
             interval_s=config.interval_s if device.driver.kind == "polled" else None,
@@ -162,7 +163,7 @@ class Gatherer:
         )
 
     def _buses(self) -> Iterator[model.Bus]:
-        live = buses_of(self._box.lines)
+        live = _buses_of(self._box.lines)
         for load in self._forecast():
             bus = live.get(load.url)
             totals = dict(bus.totals()) if bus is not None else {}
@@ -188,7 +189,7 @@ class Gatherer:
     def _lines(self) -> Iterator[model.Line]:
         users = defaultdict(list)
         for device in self._box.devices.devices.values():
-            users[line_of(device)].append(device.name)
+            users[_line_of(device)].append(device.name)
         for url, traffic in self._box.lines.traffic.items():
             if url in users:
                 yield model.Line(
@@ -213,7 +214,7 @@ class Gatherer:
                 self._told = await self._box.door.run(Spool.summary)
         except TimeoutError:
             self._spool_error = f"the disk has kept it waiting for more than {SPOOL_S:g} s"
-        except SpoolError as error:
+        except (SpoolError, OSError) as error:
             self._spool_error = str(error)
         return self._told
 
@@ -249,7 +250,7 @@ class Gatherer:
             began_s = time.monotonic()
             if began_s >= self._count_at_s:
                 path, now_ns = self._box.config.spool.path, self._box.clock.now_ns()
-                self._queues = await asyncio.to_thread(_count, path, now_ns)
+                self._queues = await asyncio.to_thread(count_queues, path, now_ns)
                 now_s = time.monotonic()
                 self._count_at_s = now_s + max(QUEUES_S, QUEUES_FACTOR * (now_s - began_s))
         return self._queues
@@ -279,7 +280,7 @@ class Gatherer:
     # --- shares ---
 
     def _moment(self) -> _Moment:
-        taken = {url: bus.turns.taken_s for url, bus in buses_of(self._box.lines).items()}
+        taken = {url: bus.turns.taken_s for url, bus in _buses_of(self._box.lines).items()}
         return _Moment(time.monotonic(), machine.cpu_s(), taken)
 
     def bus_share(self, url: str) -> float | None:
@@ -296,13 +297,13 @@ class Gatherer:
         return None if spent_s < 0 else spent_s / (now.at_s - before.at_s)  # negative: made anew meanwhile
 
 
-def line_of(device: Device) -> str | None:
+def _line_of(device: Device) -> str | None:
     """URL of the line of a device, where it has one."""
     line = getattr(device.driver.config, "line", None)
     return line if isinstance(line, str) else None
 
 
-def buses_of(lines: Lines) -> dict[str, ModbusBus]:
+def _buses_of(lines: Lines) -> dict[str, ModbusBus]:
     return {url: bus for url, bus in lines.buses.items() if isinstance(bus, ModbusBus)}
 
 
@@ -333,18 +334,23 @@ def _since(at_s: float | None, now_s: float) -> float | None:
 
 def _size_bytes(spool: Path) -> int:
     """What the spool takes on the disk, its WAL included."""
-    files = (Path(f"{spool}{ending}") for ending in ("", "-wal"))
-    return sum(file.stat().st_size for file in files if file.exists())
+    total_bytes = 0
+    for ending in ("", "-wal"):
+        with suppress(OSError):
+            total_bytes += Path(f"{spool}{ending}").stat().st_size
+    return total_bytes
 
 
-def _count(spool: Path, now_ns: int) -> dict[str, model.Queue]:
+def count_queues(spool: Path, now_ns: int) -> dict[str, model.Queue]:
     """What waits for a receipt, by class; empty where the file cannot be read now.
 
     By a connection of its own, so that no commit waits for it; it is closed at once, so that the WAL can
     be folded.
     """
+    # Damage may have put anything into a cell.
     query = (
-        "SELECT class, preview, count(*), sum(samples), sum(size_bytes), min(committed_ns)"
+        "SELECT class, preview, count(*), total(samples), total(size_bytes),"
+        " min(committed_ns) FILTER (WHERE typeof(committed_ns) = 'integer')"
         " FROM batch WHERE settled = 0 GROUP BY class, preview"
     )
     try:
@@ -356,9 +362,9 @@ def _count(spool: Path, now_ns: int) -> dict[str, model.Queue]:
     return {
         kinds[of, preview == 1]: model.Queue(
             batches=batches,
-            samples=samples,
-            size_bytes=size_bytes,
-            oldest_s=max(0.0, (now_ns - oldest_ns) / 1e9),
+            samples=int(samples),
+            size_bytes=int(size_bytes),
+            oldest_s=max(0.0, (now_ns - (now_ns if oldest_ns is None else oldest_ns)) / 1e9),
         )
         for of, preview, batches, samples, size_bytes, oldest_ns in rows
         if (of, preview == 1) in kinds

@@ -24,9 +24,15 @@ def temperature_c(thermal: Path = THERMAL) -> float | None:
     return max((c for c in found if PLAUSIBLE_C[0] <= c <= PLAUSIBLE_C[1]), default=None)
 
 
-def disk_bytes(path: Path) -> tuple[int, int]:
-    """(free, all) bytes of the file system that holds ``path``: free to us, not to root alone."""
-    stat = os.statvfs(path)
+def disk_bytes(path: Path) -> tuple[int | None, int | None]:
+    """(free, all) bytes of the file system that holds ``path``: free to us, not to root alone.
+
+    None where it is gone.
+    """
+    try:
+        stat = os.statvfs(path)
+    except OSError:
+        return None, None
     return stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
 
 

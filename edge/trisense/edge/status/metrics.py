@@ -84,8 +84,9 @@ def series_of(status: Status) -> Iterator[Series]:
         yield _one(
             "trisense_clock_error_seconds", "gauge", "Estimated error of the clock.", clock.error_ms / 1000
         )
-    yield _one("trisense_disk_free_bytes", "gauge", "Free on the spool's disk.", of.disk_free_bytes)
-    yield _one("trisense_disk_bytes", "gauge", "Size of the spool's disk.", of.disk_bytes)
+    if of.disk_free_bytes is not None and of.disk_bytes is not None:
+        yield _one("trisense_disk_free_bytes", "gauge", "Free on the spool's disk.", of.disk_free_bytes)
+        yield _one("trisense_disk_bytes", "gauge", "Size of the spool's disk.", of.disk_bytes)
     if of.temperature_c is not None:
         yield _one("trisense_temperature_celsius", "gauge", "Hottest thermal zone.", of.temperature_c)
     yield _one("trisense_alarms_active", "gauge", "Alarm rules that are broken now.", len(status.alarms))

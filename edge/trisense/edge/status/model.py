@@ -246,8 +246,9 @@ class Alarm(_Told):
 
 
 class Machine(_Told):
-    disk_free_bytes: int
-    disk_bytes: int
+    disk_free_bytes: int | None
+    disk_bytes: int | None
+    """Of the file system that holds the spool; None where it is gone."""
     temperature_c: float | None
     """Of the hottest sensor that the kernel shows; None where it shows none."""
     cpu: float | None

@@ -80,7 +80,9 @@ def _spool(spool: Spool) -> Iterator[Problem]:
 
 
 def _machine(machine: Machine) -> Iterator[Problem]:
-    if machine.disk_free_bytes < DISK_SHORT * machine.disk_bytes:
+    if machine.disk_free_bytes is None or machine.disk_bytes is None:
+        yield Problem(part="machine", name="", text="the disk of the spool is gone")
+    elif machine.disk_free_bytes < DISK_SHORT * machine.disk_bytes:
         free_mb = machine.disk_free_bytes // 1_000_000
         yield Problem(part="machine", name="", text=f"disk almost full: {free_mb} MB free")
     if machine.temperature_c is not None and machine.temperature_c > HOT_C:

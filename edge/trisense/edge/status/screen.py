@@ -219,7 +219,8 @@ def _clock(status: Status) -> str:
 
 def _machine(status: Status) -> Iterator[str]:
     of = status.machine
-    yield f"disk {size(of.disk_free_bytes)} free of {size(of.disk_bytes)}"
+    if of.disk_free_bytes is not None and of.disk_bytes is not None:
+        yield f"disk {size(of.disk_free_bytes)} free of {size(of.disk_bytes)}"
     if of.temperature_c is not None:
         yield f"{of.temperature_c:.0f} °C"
     if of.cpu is not None:
