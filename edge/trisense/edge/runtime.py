@@ -87,7 +87,7 @@ class Box:
             self._commit, commit_s=config.spool.commit_s, commit_rows=config.spool.commit_rows
         )
         self.devices = DeviceSet(self._supervise)
-        self._remote = Remote(self, config)
+        self.remote = Remote(self, config)
         self._notifier = notifier or Notifier({})
         self._service = Service(self._notifier, self.devices, self.batcher, self.uplink, self.door)
         self.lines = Lines()
@@ -120,7 +120,7 @@ class Box:
             SpoolError: the spool cannot be opened.
         """
         async with self.door:
-            await self._adopt(await self._remote.begin())
+            await self._adopt(await self.remote.begin())
             await self._clock_watch.begin()
             log.info("box_starts", box=self.config.box.id, devices=len(self.config.devices))
             committing = asyncio.create_task(self.batcher.run(), name="batcher")
@@ -135,7 +135,7 @@ class Box:
                         "uplink-watch": _watch(sending),
                         "tidy": self._tidy(),
                         "clock": self._clock_watch.run(),
-                        "remote": self._remote.run(),
+                        "remote": self.remote.run(),
                         "devices": self.devices.run(self.config.devices),
                         "alarms": self.alarms.run(self.devices.supervisors),
                         "health": self._health.run(),
@@ -155,7 +155,7 @@ class Box:
 
     def reload(self) -> None:
         """Take over what changed in the box's own file, soon; what comes of it is logged."""
-        self._remote.reload()
+        self.remote.reload()
 
     async def apply(self, config: BoxConfig) -> None:
         """Work by ``config`` from now on; what it leaves as it is notices nothing.
@@ -192,10 +192,10 @@ class Box:
                 await self.uplink.tell(BirthMaker(config))
 
     def _connected(self) -> None:
-        self._remote.reporter.connected()
+        self.remote.reporter.connected()
 
     async def _message(self, topic: str, payload: bytes) -> None:
-        await self._remote.take(topic, payload)
+        await self.remote.take(topic, payload)
 
     async def stamper(
         self,

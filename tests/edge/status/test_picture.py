@@ -81,6 +81,12 @@ def test_a_good_box_has_no_problem(good: Status) -> None:
         ({"spool": {"waiting": WAITING}}, "spool", "90% of its cap wait to be sent, then the oldest go"),
         ({"machine": {"disk_free_bytes": 1_000_000_000}}, "machine", "disk almost full: 1000 MB free"),
         ({"machine": {"temperature_c": 85.4}}, "machine", "hot: 85 °C"),
+        (
+            {"box": {"config_state": "rolled_back", "config_why": "dust: no answer"}},
+            "configuration",
+            "what a gateway desired was rolled back: dust: no answer",
+        ),
+        ({"box": {"config_why": "the record is damaged"}}, "configuration", "the record is damaged"),
     ],
 )
 def test_what_is_wrong_is_named(parts: dict[str, Any], part: str, text: str) -> None:
@@ -95,6 +101,7 @@ def test_what_is_wrong_is_named(parts: dict[str, Any], part: str, text: str) -> 
         {"spool": {"lost": {"cap": 12}, "lost_s": 7200.0}},
         {"clock": {"mode": "holdover", "error_ms": 90}},
         {"devices": [device("slow", state="waiting", rows=0, age_s=None)]},
+        {"box": {"config_source": "remote", "config_state": "trial"}},
     ],
 )
 def test_what_is_as_it_should_be_is_no_problem(parts: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from trisense.edge.batcher import Batcher
 from trisense.edge.clock import Clock
 from trisense.edge.config import BoxConfig, Device
 from trisense.edge.devices import DeviceSet
+from trisense.edge.remote import Remote
 from trisense.edge.spool import Spool
 from trisense.edge.spool.model import KINDS, Summary
 from trisense.edge.spool.thread import SpoolThread
@@ -63,6 +64,7 @@ class Parts(Protocol):
     door: SpoolThread
     lines: Lines
     alarms: AlarmWatch
+    remote: Remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +124,16 @@ class Gatherer:
         return picture.model_copy(update={"problems": list(problems(picture))})
 
     def _self(self, now_s: float) -> model.Box:
-        config = self._box.config
+        config, told = self._box.config, self._box.remote.reporter.report
         return model.Box(
             id=config.box.id,
             site=config.box.site,
             version=version("trisense"),
             config=str(config.path),
             config_hash=config.hash,
+            config_source="local" if told is None else told.source,
+            config_state="running" if told is None else told.state,
+            config_why="" if told is None else told.reason,
             pid=os.getpid(),
             up_s=now_s - self._began_s,
             boot_id=self._box.clock.boot_id,

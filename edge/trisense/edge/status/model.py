@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+from trisense.core.remote import ConfigState
 
 __all__ = [
     "Alarm",
@@ -25,7 +26,7 @@ __all__ = [
     "Stream",
 ]
 
-Part = Literal["device", "bus", "link", "clock", "spool", "machine"]
+Part = Literal["device", "bus", "link", "clock", "spool", "machine", "configuration"]
 
 
 class _Told(BaseModel):
@@ -53,6 +54,11 @@ class Box(_Told):
     config: str
     """File of its configuration."""
     config_hash: str
+    config_source: Literal["local", "remote"] = "local"
+    """That file, or one that came from a gateway."""
+    config_state: ConfigState = "running"
+    config_why: str = ""
+    """What became of the configuration that a gateway desired last, and why."""
     pid: int
     up_s: float
     """Since this process began."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from trisense.edge.status.model import Bus, Clock, Device, Link, Machine, Problem, Spool, Status
+from trisense.edge.status.model import Box, Bus, Clock, Device, Link, Machine, Problem, Spool, Status
 
 __all__ = ["problems"]
 
@@ -34,6 +34,7 @@ def problems(status: Status) -> Iterator[Problem]:
     yield from _clock(status.clock)
     yield from _spool(status.spool)
     yield from _machine(status.machine)
+    yield from _configuration(status.box)
 
 
 def _devices(devices: Sequence[Device]) -> Iterator[Problem]:
@@ -87,3 +88,11 @@ def _machine(machine: Machine) -> Iterator[Problem]:
         yield Problem(part="machine", name="", text=f"disk almost full: {free_mb} MB free")
     if machine.temperature_c is not None and machine.temperature_c > HOT_C:
         yield Problem(part="machine", name="", text=f"hot: {machine.temperature_c:.0f} °C")
+
+
+def _configuration(box: Box) -> Iterator[Problem]:
+    if box.config_state in ("rejected", "rolled_back"):
+        text = f"what a gateway desired was {box.config_state.replace('_', ' ')}: {box.config_why}"
+        yield Problem(part="configuration", name="", text=text)
+    elif box.config_state == "running" and box.config_why:
+        yield Problem(part="configuration", name="", text=box.config_why)

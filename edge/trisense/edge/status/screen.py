@@ -48,7 +48,8 @@ def _height(console: Console, parts: Sequence[RenderableType]) -> int:
 def _title(status: Status) -> Text:
     box = status.box
     title = Text(f"{box.id} at {box.site}", style="bold")
-    rest = f"  up {duration(box.up_s)}  trisense {box.version}  configuration {box.config_hash}"
+    came = " from afar" if box.config_source == "remote" else ""
+    rest = f"  up {duration(box.up_s)}  trisense {box.version}  configuration {box.config_hash}{came}"
     return title.append(rest, style="not bold")
 
 
