@@ -55,7 +55,7 @@ def command(
     box: BoxName,
     verb: Annotated[str, typer.Argument(help=f"One of {', '.join(VERBS)}.", metavar="VERB")],
     arguments: Annotated[
-        list[str] | None, typer.Argument(help="In order, or as NAME=VALUE.", metavar="[ARGUMENT]...")
+        list[str] | None, typer.Argument(help="In order, or as NAME=VALUE.", metavar="ARGUMENT")
     ] = None,
     *,
     timeout_s: Timeout = 60.0,
@@ -63,11 +63,21 @@ def command(
 ) -> None:
     """Have a box do something now, and show its reply.
 
-    read DEVICE: its samples. snapshot CAMERA: a picture, which travels as all do; the reply tells its id.
-    restart DEVICE. log-level LEVEL [MINUTES]: the configured one comes back after 15 minutes, or as many.
-    replay [SINCE [UNTIL]]. reload: the box's own file. show-config: what it runs.
+    - read DEVICE: its samples.
 
-    Exit codes: 0 done, 1 the box did not do it, 2 no answer. A box may allow fewer verbs, see [remote] there.
+    - snapshot CAMERA: a picture; the reply tells its id, the picture travels as all do.
+
+    - restart DEVICE: close it and connect it anew.
+
+    - log-level LEVEL [MINUTES]: for 15 minutes or as many, then back by itself.
+
+    - replay [SINCE [UNTIL]]: send again what the gateway had; see `gateway replay`.
+
+    - reload: take over what changed in the box's own file.
+
+    - show-config: what it runs; see `gateway config`.
+
+    A box may allow fewer of them. Exit 0: done. 1: the box did not do it, and says why. 2: no answer.
     """
     settings = _settings(config, box)
     reply = _run(remote.ask(settings, box, _command(verb, arguments or [], timeout_s), timeout_s=timeout_s))
@@ -86,8 +96,9 @@ def replay(
 ) -> None:
     """Have a box send again what it still keeps, to fill a store that was restored.
 
-    What the gateway has already it stores no second time. Exit codes: 0 done, 1 the box did not do it,
-    2 no answer.
+    What the gateway has already it stores no second time.
+
+    Exit 0: done. 1: the box did not do it, and says why. 2: no answer.
     """
     settings = _settings(config, box)
     span = Span(since=_time("--since", since), until=_time("--until", until))
@@ -108,7 +119,7 @@ def config_(
     config: ConfigPath,
     box: BoxName,
     file: Annotated[
-        Path | None, typer.Argument(help="TOML file for the box; none: show what it runs.", metavar="[FILE]")
+        Path | None, typer.Argument(help="TOML file for the box; none: show what it runs.", metavar="FILE")
     ] = None,
     *,
     dry_run: Annotated[
@@ -125,11 +136,11 @@ def config_(
 ) -> None:
     """Give a box another configuration, or show what it runs.
 
-    The box checks it, tries it, and goes back by itself unless it proves healthy in time: connected, and each
-    device at work that worked before. An offline box gets it when it comes back.
+    The box checks it, tries it, and goes back by itself unless it proves healthy in time: connected, and
+    each device at work that worked before. An offline box gets it when it comes back.
 
-    Exit codes: 0 it runs (or: no mistakes, or: left at the broker), 1 rejected, rolled back or overruled by
-    the box's own file, 2 no answer.
+    Exit 0: it runs; with --dry-run: no mistakes; with --no-wait: the broker keeps it for the box.
+    1: rejected, rolled back, or overruled by the box's own file. 2: no answer.
     """
     settings = _settings(config, box)
     if file is None:
