@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ from trisense.edge.preview import (
 from trisense.edge.runtime import Box
 from trisense.edge.spool import Cut, Spool
 
-from .peers import Gateway, until
+from .peers import Bench, Gateway, until
 
 if TYPE_CHECKING:
     from .conftest import Broker
@@ -379,3 +379,18 @@ def test_previews_are_kept_by_the_spool_as_such(tmp_path: Path) -> None:
         spool.commit(preview.close())
         (head,) = spool.heads(BatchClass.DATA, preview=True)
         assert head.preview
+
+
+@pytest.mark.peer
+async def test_previews_go_before_the_rest_of_a_backlog(
+    bench: Bench, gateway: Gateway, cut: Callable[..., Cut]
+) -> None:
+    preview = watching()
+    preview.heard(sample(0, 20.0), SURE)
+    cuts = [*(cut(number, rows=500) for number in range(20)), *preview.close()]
+    heads = await bench.door.run(lambda spool: spool.commit(cuts))
+    await gateway.ready.wait()
+    bench.start()
+    await bench.settled()
+    assert gateway.seen[0] == (heads[-1].epoch, heads[-1].seq)
+    assert len(set(gateway.seen)) == 21
