@@ -202,6 +202,9 @@ async def test_commands_reach_a_box_and_odd_ones_are_answered_in_words(field: Fi
     shown = (await field.do("e", field.command("show-config")))["result"]
     assert shown["content"] == field.file.read_text()
 
+    told = (await field.do("status", field.command("status")))["result"]
+    assert [(device["name"], device["state"]) for device in told["devices"]] == [("mast", "good")]
+
     wrong = {
         "f": (field.command("snapshot", device="mast"), "cannot"),
         "g": (field.command("read", device="roof"), "no_such_device"),

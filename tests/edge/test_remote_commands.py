@@ -141,6 +141,9 @@ class FakeBox:
         self.replies.setdefault(identity, []).append(json.loads(payload))
         self.news.set()
 
+    async def told(self) -> dict[str, Any]:
+        return {"problems": []}
+
     # the configuration
     async def reload(self) -> bool:
         self.reloads += 1
@@ -287,6 +290,10 @@ async def test_replay_says_how_many_batches_go_again_and_from_when_they_are_kept
 async def test_reload_says_whether_anything_changed_or_what_is_wrong(bench: Bench) -> None:
     assert (await bench.do("reload"))["result"] == {"changed": True}
     assert await bench.why_not("reload") == "invalid: mqtt.port: expected less, got more"
+
+
+async def test_the_box_tells_how_it_is(bench: Bench) -> None:
+    assert (await bench.do("status"))["result"] == {"problems": []}
 
 
 async def test_the_configuration_that_runs_is_shown(bench: Bench) -> None:

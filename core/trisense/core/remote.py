@@ -41,6 +41,7 @@ __all__ = [
     "Restart",
     "ShowConfig",
     "Snapshot",
+    "TellStatus",
     "Verb",
     "arguments_of",
     "check_content",
@@ -60,7 +61,7 @@ LIST_MAX: Final = 200
 
 DeviceName = Annotated[str, Constrained(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Hash = Annotated[str, Constrained(pattern=r"^[0-9a-f]{64}$")]
-Verb = Literal["read", "snapshot", "restart", "log-level", "replay", "reload", "show-config"]
+Verb = Literal["read", "snapshot", "restart", "log-level", "replay", "reload", "show-config", "status"]
 ConfigState = Literal["running", "checking", "trial", "rejected", "rolled_back", "superseded", "checked"]
 VERBS: Final[tuple[Verb, ...]] = get_args(Verb)
 
@@ -147,7 +148,14 @@ class ShowConfig(_Command):
     arguments: Nothing = Nothing()
 
 
-Command = Read | Snapshot | Restart | LogLevel | Replay | Reload | ShowConfig
+class TellStatus(_Command):
+    """Answer with what ``trisense edge status`` shows at the box."""
+
+    verb: Literal["status"] = "status"
+    arguments: Nothing = Nothing()
+
+
+Command = Read | Snapshot | Restart | LogLevel | Replay | Reload | ShowConfig | TellStatus
 
 
 class Failure(_Strict):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+from pydantic import JsonValue
 from trisense.core import logs
 from trisense.core.alarms import ALARM
 from trisense.core.errors import LinkError, SpoolError
@@ -152,6 +153,14 @@ class Box:
                 sending.cancel()
                 await _within(STOP_LINK_S, sending)
                 log.info("box_stops", committed=self.batcher.committed, **self.uplink.counts)
+
+    async def told(self) -> dict[str, JsonValue]:
+        """The picture of ``edge status`` without the values, for which there is ``read``."""
+        picture = await self._outside.gatherer.status()
+        told: dict[str, JsonValue] = picture.model_dump(
+            mode="json", exclude={"devices": {"__all__": {"streams"}}}
+        )
+        return told
 
     def reload(self) -> None:
         """Take over what changed in the box's own file, soon; what comes of it is logged."""

@@ -75,7 +75,7 @@ def command(
 
     - reload: take over what changed in the box's own file.
 
-    - show-config: what it runs; see `gateway config`.
+    - show-config: what it runs; see `gateway config`. status: how it is, and what is wrong first.
 
     A box may allow fewer of them. Exit 0: done. 1: the box did not do it, and says why. 2: no answer.
     """

@@ -42,6 +42,7 @@ LIMIT_S: Final[dict[Verb, float]] = {
     "replay": 60.0,
     "reload": 30.0,
     "show-config": 5.0,
+    "status": 10.0,
 }
 """Longest time from a command's arrival to its end, its turn included."""
 

@@ -21,6 +21,7 @@ from trisense.core.remote import (
     Restart,
     ShowConfig,
     Snapshot,
+    TellStatus,
     content_hash,
 )
 from trisense.drivers import Picturing
@@ -49,6 +50,10 @@ class Hands(Protocol):
     door: SpoolThread
     uplink: Uplink
     listeners: list[Callable[[Sample], None]]
+
+    async def told(self) -> dict[str, JsonValue]:
+        """How the box is, in a form that fits into a reply."""
+        ...
 
 
 class Verbs:
@@ -85,6 +90,8 @@ class Verbs:
             case ShowConfig():
                 text = self._box.config.text
                 result = {"content": text, "hash": content_hash(text)}
+            case TellStatus():
+                result = await self._box.told()
             case _:
                 assert_never(command)
         return result
