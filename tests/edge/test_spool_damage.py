@@ -71,7 +71,7 @@ def crashed(
 ) -> dict[str, bytes]:
     """Files as a crash leaves them: two epochs, every kind of batch, half of them still in the WAL."""
     epochs = count(1)
-    monkeypatch.setattr("trisense.edge.spool.queue.secrets.randbits", lambda _: next(epochs))
+    monkeypatch.setattr("trisense.edge.spool.holder.secrets.randbits", lambda _: next(epochs))
 
     def fill(spool: Spool, numbers: range) -> None:
         for number in numbers:

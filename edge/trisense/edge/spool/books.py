@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from trisense.core.messages import SEQ_MAX
 from trisense.core.model import Counters, Sample, Stream
 from trisense.edge.ordinals import NEVER, Ordinals
-from trisense.edge.spool.file import AGE_NEVER_NS, EpochRow, StreamRow, read_epochs, read_streams
+from trisense.edge.spool.file import AGE_NEVER_NS, BatchRow, EpochRow, StreamRow, read_epochs, read_streams
 from trisense.edge.spool.model import epoch_name, epoch_number
 from trisense.edge.spool.rows import pack_stream, unpack_stream
 
@@ -52,8 +52,10 @@ class _Mark:
 class Books:
     """Epochs and streams of one open spool file."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, *, frozen: bool = False) -> None:
         self._db = db
+        self.frozen = frozen
+        """No ``low_seq`` moves: batches that wait may still come in from a damaged file."""
         self.epochs: dict[int, Epoch] = {}
         self._marks: dict[tuple[str, str], _Mark] = {}
         self._streams: dict[int, Stream] = {}
@@ -208,13 +210,31 @@ class Books:
     def find_low(self, epoch: int) -> None:
         """Move ``low_seq`` up to the first batch that waits; it never goes back."""
         of = self.epochs.get(epoch)
-        if of is None:
+        if of is None or self.frozen:
             return
         row = self._db.execute(
             "SELECT seq FROM batch WHERE epoch = ? AND seq >= ? AND settled = 0 ORDER BY seq LIMIT 1",
             (epoch_name(epoch), of.low_seq),
         ).fetchone()
         of.low_seq = of.next_seq if row is None else row[0]
+
+    def adopt(self, epoch: int, row: BatchRow) -> Epoch:
+        """The books of the epoch of a batch from a damaged file, made up where they went with it."""
+        of = self.epochs.get(epoch)
+        if of is None:
+            of = self.epochs[epoch] = Epoch(0, line_ns=row.committed_ns, exact=False)
+        if not of.exact and of.next_seq <= row.seq:
+            of.next_seq = row.seq + 1
+            self.save(epoch)
+        return of
+
+    def thaw(self) -> None:
+        """Everything that can come in is there: ``low_seq`` moves again."""
+        self.frozen = False
+        for epoch, of in self.epochs.items():
+            self.find_low(epoch)
+            if of.next_seq:  # else it is in memory only
+                self.save(epoch)
 
     def forget_drained(self, keep: int, current: int) -> None:
         """Drop the oldest epochs of which no batch is here, beyond the newest ``keep`` of them."""

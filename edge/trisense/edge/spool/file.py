@@ -9,9 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -34,11 +33,12 @@ __all__ = [
     "damaged",
     "discard_aside",
     "keep_aside",
+    "last_id",
     "lock",
+    "pending",
     "read_batches",
     "read_epochs",
     "read_streams",
-    "salvage_pending",
     "set_aside",
     "toggle",
 ]
@@ -57,6 +57,10 @@ CHECKPOINT_PAGES: Final = 256
 """The WAL is folded into the file every MiB: what a full disk must still have room for."""
 CHECKED_BYTES: Final = 64 * 1024 * 1024
 """Largest file that is read whole at the start, indexes and all; an SD card gives about 30 MB a second."""
+ID_PLAUSIBLE: Final = 1 << 48
+"""Larger ids come of damage."""
+PROBES_MAX: Final = 2_000_000
+"""Most ids between two damaged pages that are tried one by one."""
 CORRUPT_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 # The indexes repeat the cells that their conditions name: queries then believe them, not the row, and a
@@ -187,9 +191,14 @@ class BatchRow:
         except (TypeError, ValueError, OverflowError, IndexError):
             return False  # a damaged cell may have any type
 
+    def without_id(self) -> BatchRow:
+        """The same, to be written under a new id."""
+        return replace(self, id=0)
+
     def insert(self, db: sqlite3.Connection) -> int:
-        """Write it as a new row with its own identity; gives the row's id."""
+        """Write it as a new row, under a new id where its own is 0; gives the id."""
         cells = (
+            self.id or None,
             self.epoch,
             self.seq,
             self.batch_class,
@@ -212,9 +221,10 @@ class BatchRow:
             self.checksum(),
         )
         cursor = db.execute(
-            "INSERT INTO batch (epoch, seq, class, preview, state, settled, settled_ns, age_ns, committed_ns,"
-            " boot_id, mono_ns, offset_ns, synced, error_ms, samples, size_bytes, hash, rows, blob, crc)"
-            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO batch (id, epoch, seq, class, preview, state, settled, settled_ns, age_ns,"
+            " committed_ns, boot_id, mono_ns, offset_ns, synced, error_ms, samples, size_bytes, hash, rows,"
+            " blob, crc)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             cells,
         )
         return int(cursor.lastrowid or 0)
@@ -329,25 +339,46 @@ def read_streams(db: sqlite3.Connection, *, damaged_ok: bool = False) -> list[St
     return found
 
 
-def read_batches(db: sqlite3.Connection, *, until: float) -> Iterator[BatchRow]:
-    """Every batch that a damaged file still gives, from both ends towards the damage, at most once.
+def read_batches(db: sqlite3.Connection) -> Iterator[BatchRow]:
+    """Every batch that a damaged file still gives, whole or not, at most once.
 
-    Stops at ``until`` (monotonic seconds): a box must go on sensing.
+    From both ends towards the damage; between the first and the last damaged page one by one.
     """
-    seen = -1
-    query = f"SELECT {BatchRow.COLUMNS} FROM batch WHERE id > ? ORDER BY id"  # noqa: S608  # a constant
-    for query_, start in ((query, -1), (query.replace("ORDER BY id", "ORDER BY id DESC"), None)):
+    columns = f"SELECT {BatchRow.COLUMNS} FROM batch"  # noqa: S608  # a constant
+    low, high = 0, None
+    try:
+        for cells in db.execute(f"{columns} WHERE id > 0 ORDER BY id"):
+            yield (row := BatchRow(*cells))
+            low = row.id
+        return
+    except (sqlite3.DatabaseError, OverflowError) as error:
+        log.debug("spool_salvage_stopped", why=str(error), after=low)
+    try:
+        for cells in db.execute(f"{columns} WHERE id > ? ORDER BY id DESC", (low,)):
+            yield (row := BatchRow(*cells))
+            high = row.id
+    except (sqlite3.DatabaseError, OverflowError) as error:
+        log.debug("spool_salvage_stopped", why=str(error), before=high)
+    end = last_id(db) + 1 if high is None else high
+    for identity in range(low + 1, min(end, low + PROBES_MAX)):
         try:
-            for cells in db.execute(query_, (seen if start is None else start,)):
-                if time.monotonic() > until:
-                    return
-                row = BatchRow(*cells)
-                if start is not None:
-                    seen = row.id
-                if row.whole():
-                    yield row
-        except (sqlite3.DatabaseError, OverflowError) as error:
-            log.debug("spool_salvage_stopped", why=str(error), after=seen)
+            found = db.execute(f"{columns} WHERE id = ?", (identity,)).fetchone()
+        except (sqlite3.DatabaseError, OverflowError):
+            continue
+        if found is not None:
+            yield BatchRow(*found)
+
+
+def last_id(db: sqlite3.Connection) -> int:
+    """Largest id of a batch that a damaged file tells of; 0 where it tells none that can be."""
+    for query in ("SELECT max(id) FROM batch", "SELECT max(seq) FROM sqlite_sequence"):
+        try:
+            (found,) = db.execute(query).fetchone()
+        except sqlite3.DatabaseError:
+            continue
+        if isinstance(found, int) and 0 < found <= ID_PLAUSIBLE:
+            return found
+    return 0
 
 
 def discard_aside(path: Path) -> bool:
@@ -358,27 +389,27 @@ def discard_aside(path: Path) -> bool:
     return bool(kept)
 
 
-def salvage_pending(path: Path) -> bool:
-    """Whether a damaged file was put aside and not yet carried over: a crash came between."""
-    return _salvage(path).exists()
+def pending(path: Path) -> Path | None:
+    """The damaged file that was put aside and is not yet carried over, if there is one."""
+    aside = _salvage(path)
+    return aside if aside.exists() else None
 
 
-def set_aside(path: Path) -> Path:
-    """Move a damaged spool and its WAL out of the way, to be salvaged; gives where it is now.
+def set_aside(path: Path) -> None:
+    """Move a damaged spool and its WAL out of the way, to be salvaged.
 
-    Where one lies there already, what lies at ``path`` is only what a broken-off salvage made of it.
+    Where the salvage of another is not done yet, that one is deleted: what it still held is missing from
+    the books in this one, too, and will be declared.
     """
     discard_aside(path)
     aside = _salvage(path)
-    pending = aside.exists()
+    for suffix in ("-shm", "-wal", ""):
+        aside.with_name(aside.name + suffix).unlink(missing_ok=True)
     for suffix in ("-wal", ""):  # the file last: it is what tells
         part = path.with_name(path.name + suffix)
-        if pending:
-            part.unlink(missing_ok=True)
-        elif part.exists():
+        if part.exists():
             part.rename(aside.with_name(aside.name + suffix))
     path.with_name(path.name + "-shm").unlink(missing_ok=True)
-    return aside
 
 
 def keep_aside(path: Path) -> Path:

@@ -14,7 +14,7 @@ import msgpack
 from trisense.core.errors import SpoolError
 from trisense.edge.spool import file as files
 from trisense.edge.spool.file import BatchRow
-from trisense.edge.spool.model import DAMAGED, WAITING, epoch_number
+from trisense.edge.spool.model import DAMAGED, WAITING
 from trisense.edge.spool.view import Progress, look_into, pages
 from trisense.edge.spool.wal import marked_commits, whole_commits
 
@@ -64,7 +64,7 @@ def examine(path: Path, progress: Progress | None = None) -> Findings:
         SpoolError: no such file, or one that is no spool of this layout.
     """
     found = Findings()
-    if files.salvage_pending(path):
+    if files.pending(path):
         found.fault("salvage", "a damaged file was put aside and its salvage was broken off")
         if not path.is_file():
             return found
@@ -170,4 +170,4 @@ def _anything(path: Path) -> bool:
 
 
 def _one_batch(db: sqlite3.Connection) -> bool:
-    return any(epoch_number(row.epoch) >= 0 for row in files.read_batches(db, until=float("inf")))
+    return any(row.whole() for row in files.read_batches(db))

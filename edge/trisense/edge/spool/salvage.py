@@ -1,27 +1,32 @@
-"""What can still be had from a damaged spool file, and what must be declared lost."""
+"""What can still be had from a damaged spool file, and what must be declared lost.
+
+The damaged file was put aside; what is whole in it is carried into the new one in small parts, first what
+waits for a receipt, then what is kept to refill a restored store. The box works meanwhile. While the file
+put aside is there the salvage is not done: after a crash it begins again, and finds what it had carried.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-import time
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
+import msgpack
 import structlog
-from trisense.core.model import Stream
 from trisense.edge.spool.file import (
     BatchRow,
     EpochRow,
     StreamRow,
+    last_id,
     read_batches,
     read_epochs,
     read_streams,
 )
-from trisense.edge.spool.model import STORED, WAITING, Loss, epoch_name, epoch_number
-from trisense.edge.spool.rows import unpack_rows, unpack_stream
+from trisense.edge.spool.model import STORED, WAITING, Loss, epoch_number
 
 __all__ = ["Salvage"]
 
@@ -29,91 +34,84 @@ log = structlog.get_logger(__name__)
 
 Row = TypeVar("Row", EpochRow, StreamRow)
 
-SLICE: Final = 200
-"""Batches of one transaction: what fits is kept when the disk is full before the end."""
+PART: Final = 200
+"""Batches of one transaction: a commit may wait behind it."""
+ID_UNKNOWN: Final = 1 << 40
+"""Where the old file does not tell how far its ids went, new ones begin here."""
 
 
 class Salvage:
-    """Carries what is whole from a damaged file into a new one; each batch keeps its identity.
+    """The way from a damaged file into the new one; each batch keeps its identity and its id."""
 
-    What waits for a receipt comes first, then, where time and room allow, what is kept to refill a
-    restored store.
-    """
+    def __init__(self, aside: Path) -> None:
+        self.settled = WAITING
+        """Of the batches that are carried now."""
+        self.counts = {WAITING: 0, STORED: 0}
+        self.part: list[BatchRow] = []
+        """To be carried next."""
+        self.epochs: dict[int, EpochRow] = {}
+        self._old = sqlite3.connect(aside, isolation_level=None)
+        self._old.text_factory = lambda text: text.decode("utf-8", "replace")
+        self._streams: set[int] | None = None
+        """Streams that can be told, None where these are all."""
+        self._seen: dict[int, _Seqs] = {}
+        self._last_id = ID_UNKNOWN
+        self._rows = read_batches(self._old)
 
-    def __init__(self, damaged: Path, *, limit_s: float) -> None:
-        self._damaged = damaged
-        self._limit_s = limit_s
-        self.waiting = 0
-        """Batches carried over that wait for a receipt."""
-        self.kept = 0
-        """Batches carried over that have one."""
-        self._epochs: dict[int, EpochRow] = {}
-        self._streams: dict[int, Stream] = {}
-        self._present: dict[int, set[int]] = {}
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._old.close()
 
-    def run(self, db: sqlite3.Connection) -> None:
-        """Fill ``db`` in transactions of its own. Reads what it can; no damage and no full disk stops it."""
-        until = time.monotonic() + self._limit_s
-        try:
-            with contextlib.closing(sqlite3.connect(self._damaged, isolation_level=None)) as old:
-                old.text_factory = lambda text: text.decode("utf-8", "replace")
-                self._books(db, old)
-                self._carry(db, read_batches(old, until=until), WAITING)
-                self._carry(db, read_batches(old, until=until), STORED)
-        except sqlite3.Error as error:
-            log.error("spool_salvage_stopped", why=str(error))
-
-    def _books(self, db: sqlite3.Connection, old: sqlite3.Connection) -> None:
-        epochs = {epoch_number(row.epoch): row for row in _all(lambda: read_epochs(old, damaged_ok=True))}
-        epochs.pop(-1, None)
-        streams = _all(lambda: read_streams(old, damaged_ok=True))
-        with _transaction(db):
-            db.executemany("INSERT INTO stream VALUES (?,?,?,?,?)", [row.cells() for row in streams])
-            db.executemany(
-                "INSERT INTO epoch VALUES (?,?,?,?,?,?,?,?)", [row.cells() for row in epochs.values()]
-            )
-        self._epochs = epochs
-        self._streams = {row.id: unpack_stream(row.description) for row in streams}
-
-    def _carry(self, db: sqlite3.Connection, rows: Iterator[BatchRow], settled: int) -> None:
-        """Copy the whole ones of that mark, a slice at a time.
+    def begin(self, db: sqlite3.Connection) -> None:
+        """Carry the books over, in a transaction of its own, before the new file is used for anything.
 
         Raises:
-            sqlite3.Error: no room for the slice; those before it are there.
+            sqlite3.Error: the new file has no room even for these.
         """
-        readable = (row for row in rows if self._readable(row))
-        while part := list(islice(readable, SLICE)):
-            chosen = [row for row in part if row.settled == settled]
-            with _transaction(db):
-                for row in chosen:
-                    with contextlib.suppress(sqlite3.IntegrityError):  # a damaged tree may give a row twice
-                        row.insert(db)
-                unknown = self._learn(part)
-                db.executemany("INSERT OR REPLACE INTO epoch VALUES (?,?,?,?,?,?,?,?)", unknown)
-            for row in part:
-                if row.settled != WAITING or settled == WAITING:
-                    self._present.setdefault(epoch_number(row.epoch), set()).add(row.seq)
-            if settled == WAITING:
-                self.waiting += len(chosen)
-            else:
-                self.kept += len(chosen)
-
-    def _readable(self, row: BatchRow) -> bool:
+        rows = _all(lambda: read_epochs(self._old, damaged_ok=True))
+        epochs = {number: row for row in rows if (number := epoch_number(row.epoch)) >= 0}
+        streams = _all(lambda: read_streams(self._old, damaged_ok=True))
+        self._last_id = last_id(self._old) or ID_UNKNOWN
+        db.execute("BEGIN IMMEDIATE")
         try:
-            unpack_rows(row.rows, self._streams.__getitem__)
-        except KeyError:
-            return False  # the description of its stream is gone
+            for stream in streams:
+                db.execute("INSERT OR IGNORE INTO stream VALUES (?,?,?,?,?)", stream.cells())
+            for epoch in epochs.values():
+                db.execute("INSERT OR IGNORE INTO epoch VALUES (?,?,?,?,?,?,?,?)", epoch.cells())
+            if db.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'batch'").fetchone() is None:
+                # New batches come behind the old ones, which are older.
+                db.execute("INSERT INTO sqlite_sequence VALUES ('batch', ?)", (self._last_id,))
+            db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            raise
+        self.epochs = epochs
+        known = {row.id: row.description for row in read_streams(db)}
+        told = {row.id for row in streams if known.get(row.id) == row.description}
+        self._streams = None if len(told) == _streams_in(self._old) else told
+
+    def next_part(self) -> bool:
+        """Read on, unless ``part`` is still to be carried; False at the end of what is carried now."""
+        while not self.part:
+            read = list(islice(self._rows, PART))
+            if not read:
+                return False
+            whole = [row for row in read if row.whole() and self._can_be_told(row)]
+            if self.settled == WAITING:
+                for row in whole:
+                    self._seen.setdefault(epoch_number(row.epoch), _Seqs()).add(row.seq)
+            self.part = [self._placed(row) for row in whole if row.settled == self.settled]
         return True
 
-    def _learn(self, rows: Iterable[BatchRow]) -> list[tuple[object, ...]]:
-        """Epochs whose own rows are gone, by their batches: cells to write."""
-        fresh: dict[int, EpochRow] = {}
-        for row in rows:
-            epoch = epoch_number(row.epoch)
-            known = self._epochs.get(epoch)
-            if known is None or (not known.exact and known.next_seq <= row.seq):
-                fresh[epoch] = self._epochs[epoch] = _unknown_epoch(epoch, row)
-        return [row.cells() for row in fresh.values()]
+    def carried(self) -> None:
+        """``part`` is durable in the new file."""
+        self.counts[self.settled] += len(self.part)
+        self.part = []
+
+    def go_on_with_kept(self) -> None:
+        """What waits is there; begin with what is kept."""
+        self.settled, self._rows = STORED, read_batches(self._old)
 
     def losses(self, noted: Iterable[int]) -> list[Loss]:
         """Everything that may be gone, ``noted`` being the epochs known from outside the file.
@@ -122,44 +120,65 @@ class Salvage:
         the gateway has: stored goes before declared lost.
         """
         found = []
-        for epoch in sorted({*noted, *self._epochs}):
-            row = self._epochs.get(epoch)
-            present = self._present.get(epoch, set())
-            known_end = row is not None and row.exact
+        for epoch in sorted({*noted, *self.epochs, *self._seen}):
+            row = self.epochs.get(epoch)
+            seen = self._seen.get(epoch, _Seqs())
+            exact = row is not None and bool(row.exact)
             low_seq, next_seq = (0, 0) if row is None else (row.low_seq, row.next_seq)
-            found += [Loss("corrupt", epoch, a, b) for a, b in _gaps(present, low_seq, next_seq)]
-            if not known_end:
+            next_seq = max(next_seq, seen.end)
+            found += [Loss("corrupt", epoch, a, b) for a, b in seen.gaps(low_seq, next_seq)]
+            if not exact:
                 found.append(Loss("corrupt", epoch, next_seq, None))
         return found
 
+    def _can_be_told(self, row: BatchRow) -> bool:
+        """Whether the descriptions of its streams are there."""
+        if self._streams is None:
+            return True
+        return {group[0] for group in msgpack.unpackb(zlib.decompress(row.rows))} <= self._streams
 
-def _unknown_epoch(epoch: int, row: BatchRow) -> EpochRow:
-    return EpochRow(
-        epoch_name(epoch), 0, row.seq + 1, low_seq=0, samples_committed=0, exact=0, line_ns=row.committed_ns
-    )
-
-
-def _gaps(present: set[int], begin: int, end: int) -> list[tuple[int, int]]:
-    """Inclusive ranges of [begin, end) that are not in ``present``."""
-    gaps = []
-    expected = begin
-    for seq in [*sorted(present), end]:
-        if seq > expected:
-            gaps.append((expected, seq - 1))
-        expected = max(expected, seq + 1)
-    return gaps
+    def _placed(self, row: BatchRow) -> BatchRow:
+        """With its old id, or none where damage may have changed that."""
+        return row if 0 < row.id <= self._last_id else row.without_id()
 
 
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
+class _Seqs:
+    """Numbers seen, as ranges: few where they come in order, up or down."""
+
+    def __init__(self) -> None:
+        self._ranges: list[list[int]] = []
+
+    def add(self, seq: int) -> None:
+        last = self._ranges[-1] if self._ranges else None
+        if last is not None and seq == last[1] + 1:
+            last[1] = seq
+        elif last is not None and seq == last[0] - 1:
+            last[0] = seq
+        else:
+            self._ranges.append([seq, seq])
+
+    @property
+    def end(self) -> int:
+        return max((last for _, last in self._ranges), default=-1) + 1
+
+    def gaps(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """Inclusive ranges of [begin, end) that were not seen."""
+        gaps = []
+        expected = begin
+        for first, last in [*sorted(self._ranges), [end, end]]:
+            if first > expected:
+                gaps.append((expected, first - 1))
+            expected = max(expected, last + 1)
+        return gaps
+
+
+def _streams_in(old: sqlite3.Connection) -> int:
+    """How many streams there were; -1 where nobody can say."""
     try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            db.execute("ROLLBACK")
-        raise
+        (count,) = old.execute("SELECT count(*) FROM stream").fetchone()
+    except sqlite3.Error:
+        return -1
+    return int(count)
 
 
 def _all(read: Callable[[], list[Row]]) -> list[Row]:

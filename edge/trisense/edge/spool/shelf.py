@@ -33,6 +33,7 @@ from trisense.edge.spool.model import (
     Loss,
     Settled,
     epoch_name,
+    epoch_number,
     loss_samples,
     runs,
 )
@@ -100,14 +101,14 @@ class Snapshot:
 class Shelf:
     """What lies in one open file."""
 
-    def __init__(self, db: sqlite3.Connection, clock: Clock) -> None:
-        """Read the books and the sums.
+    def __init__(self, db: sqlite3.Connection, clock: Clock, *, frozen: bool = False) -> None:
+        """Read the books and the sums; ``frozen`` while a damaged file is being carried over.
 
         Raises:
             sqlite3.DatabaseError: the file is damaged here.
         """
         self.db = db
-        self.books = Books(db)
+        self.books = Books(db, frozen=frozen)
         self.books.load()
         self.tally = Tally()
         self.epoch = 0
@@ -264,6 +265,27 @@ class Shelf:
         batch = None if row is None else self.batch(row)
         return [] if batch is None else [s.values for s in batch.samples if s.stream == LOSS]
 
+    def take_over(self, rows: Iterable[BatchRow]) -> None:
+        """Insert batches of a damaged file, each as it was; not what is here, or had its receipt since."""
+        for row in rows:
+            of = self.books.adopt(epoch_number(row.epoch), row)
+            receipted = row.seq < of.low_seq and row.age_ns == AGE_NEVER_NS
+            if (row.settled == WAITING and receipted) or self._is_here(row):
+                continue
+            try:
+                identity = row.insert(self.db)
+            except sqlite3.IntegrityError:  # its id is another's now
+                identity = row.without_id().insert(self.db)
+            (head,) = self.heads("WHERE id = ?", identity)
+            if row.settled == WAITING:
+                self.tally.put(head)
+            else:
+                self.tally.kept = self.tally.kept.plus(1, head.size_bytes)
+
+    def _is_here(self, row: BatchRow) -> bool:
+        query = "SELECT 1 FROM batch WHERE epoch = ? AND seq = ?"
+        return self.db.execute(query, (row.epoch, row.seq)).fetchone() is not None
+
     # --- rows ---
 
     def heads(self, query: str, *arguments: object, up_to_bytes: int | None = None) -> list[Head]:
@@ -332,7 +354,11 @@ class Shelf:
         Raises:
             sqlite3.DatabaseError: some batch waits that no index tells of.
         """
-        if self.heads(f"{WAITING_FINAL} LIMIT 1") or self.heads(f"{WAITING_OPEN} LIMIT 1"):
+        if (
+            self.books.frozen
+            or self.heads(f"{WAITING_FINAL} LIMIT 1")
+            or self.heads(f"{WAITING_OPEN} LIMIT 1")
+        ):
             return
         for epoch, of in self.books.epochs.items():
             self.books.find_low(epoch)
