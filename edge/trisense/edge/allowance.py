@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 from trisense.edge.clock import Clock
 from trisense.edge.config import LinkTable
-from trisense.edge.daybook import Daybook
+from trisense.edge.daybook import Daybook, knows_the_day
 from trisense.edge.hours import Hours
 
 __all__ = ["Allowance", "Allowed", "cost_bytes"]
@@ -82,7 +82,7 @@ class Allowance:
         The other way round, a box whose clock nobody sets would keep its readings until they are
         dropped for want of room.
         """
-        return not self._clock.state().synced or self._hours.open_at(self._clock.now_ns())
+        return not knows_the_day(self._clock) or self._hours.open_at(self._clock.now_ns())
 
     def left_bytes(self) -> int | None:
         """What is left of the day; None without a limit."""

@@ -17,7 +17,7 @@ import structlog
 from trisense.edge.clock import Clock
 from trisense.edge.hours import DAY_S
 
-__all__ = ["Daybook"]
+__all__ = ["Daybook", "knows_the_day"]
 
 log = structlog.get_logger(__name__)
 
@@ -25,9 +25,16 @@ FADE_S: Final = 3600.0
 """The live rate is a mean over about the last hour."""
 MEASURED_S: Final = 60.0
 """Live data must have had the link so long before its rate is believed."""
+ERROR_MAX_MS: Final = 60_000
 STEPS: Final = 500
 """The file is written so many times in a budget: each time it says one step more than was spent, so that
 a crash never makes a box forget what it spent."""
+
+
+def knows_the_day(clock: Clock) -> bool:
+    """Whether the clock is good enough to tell days and hours: it need not be synchronised at this moment."""
+    error_ms = clock.state().error_ms
+    return error_ms is not None and error_ms <= ERROR_MAX_MS
 
 
 class Daybook:
@@ -108,7 +115,7 @@ class Daybook:
         fade = math.exp(-passed_s / FADE_S) if live else 1.0
         self._live_bytes *= fade
         self._live_s = self._live_s * fade + (passed_s if live else 0.0)
-        if not self._clock.state().synced:
+        if not knows_the_day(self._clock):
             if self._age_s >= DAY_S:
                 self._begin(None, 0)
             return
@@ -124,7 +131,7 @@ class Daybook:
 
     def rest_s(self) -> float:
         """Seconds until the next day begins."""
-        if self._clock.state().synced:
+        if knows_the_day(self._clock):
             return DAY_S - self._clock.now_ns() / 1e9 % DAY_S
         return max(0.0, DAY_S - self._age_s)
 

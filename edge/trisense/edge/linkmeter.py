@@ -16,6 +16,9 @@ SMALL_BYTES: Final = 512
 """A message up to this size measures the latency of the link, a larger one its rate."""
 SMOOTH: Final = 0.2
 RATE_MAX_BYTES_S: Final = 1e9
+FIRST_PART: Final = 0.05
+"""A first message was carried for no less than so much of the time it took: chance must not make a slow link
+fast."""
 LANE_S: Final = {Lane.BACKLOG: 0.25, Lane.MEDIA: 0.25, Lane.ALARM: 0.5}
 """Longest time one bundle may keep the link busy: an alarm may have to wait for it."""
 BUNDLE_BYTES: Final = (1024, limits.PAYLOAD_BYTES * 3 // 4)
@@ -40,6 +43,7 @@ class LinkMeter:
         self.backlog_share = backlog_share
         self._ratio = dict.fromkeys(Lane, 1.0)
         self._on_the_way = 0
+        self._new_latency = self._new_rate = True
         self._arrived_s = 0.0
         self._fading_bytes = 0.0
         self._fading_s = 0.0
@@ -52,10 +56,9 @@ class LinkMeter:
         return self._fading_bytes / max(self._fading_s, self._fading_bytes / RATE_MAX_BYTES_S)
 
     def reconnected(self) -> None:
-        """Another connection, perhaps over another link: what follows counts more than what was."""
+        """Another connection, perhaps over another link: what is known holds until the first measurement."""
         self._on_the_way = 0
-        self._fading_bytes *= SMOOTH
-        self._fading_s *= SMOOTH
+        self._new_latency = self._new_rate = True
 
     def begin(self) -> bool:
         """A message is handed to the connection; tells whether it is alone there."""
@@ -69,13 +72,18 @@ class LinkMeter:
         if size_bytes <= SMALL_BYTES:
             if alone:
                 latency_s = max(0.0, now_s - began_s - (size_bytes / rate if rate else 0.0))
-                known = self.latency_s
+                known = None if self._new_latency else self.latency_s
+                self._new_latency = False
                 self.latency_s = latency_s if known is None else known + SMOOTH * (latency_s - known)
             return
         arrived_s = now_s - (self.latency_s or 0.0)
         # Jitter makes some of these negative: left in, it cancels out.
         carried_s = arrived_s - max(began_s, self._arrived_s)
         self._arrived_s = max(self._arrived_s, arrived_s)
+        if self._new_rate:
+            self._new_rate = False
+            self._fading_bytes = self._fading_s = 0.0
+            carried_s = max(carried_s, FIRST_PART * (now_s - began_s))
         self._fading_bytes = (1 - SMOOTH) * self._fading_bytes + size_bytes
         self._fading_s = (1 - SMOOTH) * self._fading_s + carried_s
 

@@ -118,9 +118,9 @@ class Uplink:
         return self._client is not None
 
     def committed(self, heads: Sequence[Head]) -> None:
-        """The spool has new batches."""
+        """The spool has new batches; none of them: others than before may go now."""
         self._outbox.committed(heads, time.monotonic())
-        classes = {head.batch_class for head in heads}
+        classes = {head.batch_class for head in heads} or set(BatchClass)
         if BatchClass.ALARM in classes:
             self._wake.alarm.set()
         if BatchClass.DATA in classes:
