@@ -129,7 +129,8 @@ def _free_port() -> int:
 class Broker:
     """A Mosquitto of our own on a free loopback port."""
 
-    def __init__(self, program: str, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path, *, rights: str = "") -> None:
+        """``rights``: the content of its access rules for everybody; none for no rules."""
         self._program = program
         self.port = _free_port()
         self._config = folder / "mosquitto.conf"
@@ -137,6 +138,12 @@ class Broker:
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\n"
             "persistence false\nmax_packet_size 327680\n"
         )
+        if rights:
+            rules = folder / "rights.acl"
+            rules.write_text(rights + "\n")
+            rules.chmod(0o644)
+            with self._config.open("a") as config:
+                config.write(f"acl_file {rules}\nuser root\n")  # as its own user it cannot read our folder
         self._log = folder / "mosquitto.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -193,14 +200,14 @@ def mosquitto() -> str:
 
 
 @pytest.fixture
-def make_broker(mosquitto: str, tmp_path: Path) -> Iterator[Callable[[str], Broker]]:
-    """Starts a broker whose files lie in a folder of that name."""
+def make_broker(mosquitto: str, tmp_path: Path) -> Iterator[Callable[..., Broker]]:
+    """Starts a broker whose files lie in a folder of that name, with the options of ``Broker``."""
     made: list[Broker] = []
 
-    def make(name: str) -> Broker:
+    def make(name: str, **options: str) -> Broker:
         folder = tmp_path / name
         folder.mkdir()
-        made.append(Broker(mosquitto, folder))
+        made.append(Broker(mosquitto, folder, **options))
         made[-1].start()
         return made[-1]
 

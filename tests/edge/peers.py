@@ -108,11 +108,12 @@ class Bench:
         on_message: OnMessage | None = None,
     ) -> None:
         self.door = door
+        self.allowance = Allowance(config.link, clock, Daybook(config.path.with_name("link"), clock))
         self.uplink = Uplink(
             Connector(BOX, config.mqtt),
             door,
             BirthMaker(config),
-            Allowance(config.link, clock, Daybook(config.path.with_name("link"), clock)),
+            self.allowance,
             state=lambda online: State(online=online, boot_id="boot-1", since="2026-01-01T00:00:00+00:00"),
             topics=topics,
             on_message=on_message,

@@ -34,11 +34,17 @@ class BadLink:
     swallow: Callable[[str, bytes], bool] = lambda topic, payload: False  # noqa: ARG005
     """Whether a publish of a client is acknowledged and goes nowhere."""
 
+    reset_at: bytes = b""
+    """First byte of the packet from a client that ends its connection."""
+
     port: int = 0
     connections: int = 0
     resets: int = 0
     swallowed: int = 0
     up_bytes: int = 0
+    down_bytes: int = 0
+    open: int = 0
+    """Connections that stand now."""
     frozen: bool = False
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _free_s: dict[str, float] = field(default_factory=lambda: {"up": 0.0, "down": 0.0})
@@ -81,6 +87,7 @@ class BadLink:
             writer.transport.abort()
             return
         self._writers |= {writer, there_writer}
+        self.open += 1
         pumps = [
             asyncio.create_task(self._pump("up", reader, there_writer, writer)),
             asyncio.create_task(self._pump("down", there_reader, writer, there_writer)),
@@ -94,6 +101,7 @@ class BadLink:
             for one in (writer, there_writer):
                 one.transport.abort()
                 self._writers.discard(one)
+            self.open -= 1
 
     async def _pump(
         self, way: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter, back: asyncio.StreamWriter
@@ -117,7 +125,9 @@ class BadLink:
                 due_s = max(due_s, self._free_s[way] + late_s)
                 await queue.put((due_s, data))
                 await asyncio.sleep(self._free_s[way] - loop.time())
-                if way == "up":
+                if way == "down":
+                    self.down_bytes += len(data)
+                else:
                     self.up_bytes += len(data)
                     if left is not None and (left := left - len(data)) < 0:
                         self.resets += 1
@@ -145,6 +155,10 @@ class BadLink:
                     return
                 held += data
                 for packet in packets(held):
+                    if way == "up" and packet[:1] == self.reset_at[:1] != b"":
+                        self.resets += 1
+                        _reset([sink, back])
+                        return
                     if way == "up" and (answer := self._lie(packet)) is not None:
                         back.write(answer)
                         continue

@@ -6,7 +6,7 @@ import random
 
 import pytest
 from trisense.core.topics import Lane
-from trisense.edge.linkmeter import BUNDLE_BYTES, LinkMeter
+from trisense.edge.linkmeter import BUNDLE_BYTES, FIRST_BYTES, LinkMeter
 
 
 class SimulatedLink:
@@ -56,10 +56,46 @@ def test_a_bulk_bundle_is_a_quarter_of_a_second_of_the_link_and_live_leaves_the_
     now_s = link.carry(0.0, 0)
     for _ in range(10):
         now_s = link.carry(now_s, 20_000)
+        link.meter.came_through(BUNDLE_BYTES[1])
     assert link.meter.spool_bytes(Lane.BACKLOG) == pytest.approx(25_000, rel=0.02)
     assert link.meter.spool_bytes(Lane.LIVE) == pytest.approx(75_000, rel=0.02)
     link.meter.backlog_share = 0.5
     assert link.meter.spool_bytes(Lane.LIVE) == pytest.approx(25_000, rel=0.02)
+
+
+def test_bundles_begin_small_grow_while_they_come_through_and_halve_where_the_link_breaks() -> None:
+    link = SimulatedLink(1e7, 0.01)
+    link.carry(0.0, 0)
+    link.carry(1.0, 10_000)
+    assert link.meter.spool_bytes(Lane.BACKLOG) == FIRST_BYTES
+    for _ in range(10):
+        link.meter.came_through(int(link.meter.spool_bytes(Lane.BACKLOG)))
+    assert link.meter.spool_bytes(Lane.BACKLOG) == BUNDLE_BYTES[1]
+
+    link.meter.broke(300)  # a reading that was on its way with it
+    link.meter.broke(BUNDLE_BYTES[1])
+    assert link.meter.spool_bytes(Lane.BACKLOG) == BUNDLE_BYTES[1] / 2
+    link.meter.came_through(BUNDLE_BYTES[1] // 2)
+    assert link.meter.spool_bytes(Lane.BACKLOG) == pytest.approx(BUNDLE_BYTES[1] / 2 * 1.05)
+    for _ in range(20):
+        link.meter.broke(BUNDLE_BYTES[1])
+    assert link.meter.spool_bytes(Lane.BACKLOG) == BUNDLE_BYTES[0]
+
+
+def test_on_a_link_that_breaks_every_so_many_bytes_few_are_sent_in_vain() -> None:
+    link, rng = SimulatedLink(1e7, 0.01), random.Random(5)
+    link.carry(0.0, 0)
+    link.carry(1.0, 10_000)
+    good = bad = 0.0
+    for _ in range(3000):
+        size = int(link.meter.spool_bytes(Lane.BACKLOG))
+        if rng.expovariate(1 / 60_000) < size:
+            bad += size
+            link.meter.broke(size)
+        else:
+            good += size
+            link.meter.came_through(size)
+    assert bad / good < 0.15
 
 
 def test_bundles_are_not_cut_below_what_a_description_of_streams_takes() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import pytest
 from trisense.core.model import BatchClass
 from trisense.core.topics import Lane
 from trisense.edge.outbox import LIVE_S, ON_THE_WAY, RESEND_MAX_S, Outbox, Pick
@@ -147,6 +150,23 @@ def test_without_receipts_memory_stays_bounded_and_the_oldest_live_count_as_neve
         publish(box, Pick(Lane.LIVE, (identity,)), 0.0)
     assert not box.has_room()
     assert [h.id for h in box.ready([head(i) for i in range(60)], 0.0)] == list(range(50))
+
+
+@pytest.mark.parametrize("sending", [False, True])
+def test_a_week_without_receipts_takes_no_more_memory_than_a_day(*, sending: bool) -> None:
+    box = outbox()
+    sizes = []
+    tracemalloc.start()
+    for second in range(0, 7 * 86_400, 40):
+        box.committed([head(second)], float(second))
+        if sending:  # to a broker behind which no gateway answers
+            publish(box, Pick(Lane.LIVE, (second,)), float(second))
+            box.forget_due([Lane.LIVE], float(second))
+        if second % 86_400 == 0:
+            sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert max(sizes[2:]) < sizes[1] + 20_000
+    assert sizes[1] < 600_000
 
 
 def test_what_the_spool_dropped_is_forgotten() -> None:

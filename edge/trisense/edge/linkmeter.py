@@ -16,6 +16,11 @@ SMALL_BYTES: Final = 512
 """A message up to this size measures the latency of the link, a larger one its rate."""
 SMOOTH: Final = 0.2
 RATE_MAX_BYTES_S: Final = 1e9
+FIRST_BYTES: Final = 16 * 1024
+"""Size of the first bundles, however fast the link: it may break often."""
+FIRST_GROWTH, GROWTH = 1.5, 1.05
+"""Factors by which a bundle that came through lets the next be larger, before and after the first one that
+did not, which halves it: so on a link that breaks every so many bytes about one bundle in fifteen is lost."""
 FIRST_PART: Final = 0.05
 """A first message was carried for no less than so much of the time it took: chance must not make a slow link
 fast."""
@@ -41,6 +46,8 @@ class LinkMeter:
         self.resent_bytes = 0.0
         """Part of the payload bytes that had been sent before."""
         self.backlog_share = backlog_share
+        self._cap_bytes = float(FIRST_BYTES)
+        self._growth = FIRST_GROWTH
         self._ratio = dict.fromkeys(Lane, 1.0)
         self._on_the_way = 0
         self._new_latency = self._new_rate = True
@@ -87,8 +94,21 @@ class LinkMeter:
         self._fading_bytes = (1 - SMOOTH) * self._fading_bytes + size_bytes
         self._fading_s = (1 - SMOOTH) * self._fading_s + carried_s
 
+    def came_through(self, size_bytes: int) -> None:
+        """A bundle of that size was acknowledged."""
+        if size_bytes >= self._cap_bytes / 2:
+            self._cap_bytes = min(self._cap_bytes * self._growth, BUNDLE_BYTES[1])
+
+    def broke(self, size_bytes: int) -> None:
+        """The link broke under a bundle of that size; a small one is not what is to blame."""
+        if size_bytes >= self._cap_bytes / 4:
+            self._cap_bytes = max(self._cap_bytes / 2, BUNDLE_BYTES[0])
+            self._growth = GROWTH
+
     def sent(self, lane: Lane, payload_bytes: int, spool_bytes: int, *, resent: float) -> None:
-        """A bundle of batches that take ``spool_bytes`` in the spool; ``resent``: part sent before."""
+        """A bundle goes out, of batches that take ``spool_bytes`` in the spool; ``resent``: part of them that
+        had gone before.
+        """
         self.bundles[lane] += 1
         self.payload_bytes[lane] += payload_bytes
         self.resent_bytes += payload_bytes * resent
@@ -100,4 +120,4 @@ class LinkMeter:
         live_s = LANE_S[Lane.BACKLOG] * (1 - self.backlog_share) / self.backlog_share
         smallest, largest = BUNDLE_BYTES
         goal = (self.rate_bytes_s or RATE_FIRST_BYTES_S) * LANE_S.get(lane, live_s)
-        return min(max(goal, smallest), largest) / self._ratio[lane]
+        return min(max(goal, smallest), largest, self._cap_bytes) / self._ratio[lane]

@@ -6,11 +6,13 @@ cut to what the link carries in a moment.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Coroutine
 from typing import Any, Final
 
+import aiomqtt
 import structlog
 from trisense.core import topics
 from trisense.core.model import BatchClass
@@ -228,13 +230,18 @@ class Sender:
     async def _publish(self, client: Connection, bundle: Bundle) -> None:
         pick, size_bytes = bundle.pick, len(bundle.payload)
         resent = self._outbox.sent(pick, time.monotonic())
+        self._meter.sent(pick.lane, size_bytes, bundle.spool_bytes, resent=resent)
         began_s = time.monotonic()
         self._answers.sent_again(pick.lane, size_bytes, self._outbox.tries(pick), began_s)
         alone = self._meter.begin()
-        await client.publish(topics.up(self._bundler.box, pick.lane), bundle.payload, QOS)
+        try:
+            await client.publish(topics.up(self._bundler.box, pick.lane), bundle.payload, QOS)
+        except (aiomqtt.MqttError, asyncio.CancelledError):
+            self._meter.broke(size_bytes)
+            raise
         now_s = time.monotonic()
         self._meter.end(size_bytes, began_s, now_s, alone=alone)
-        self._meter.sent(pick.lane, size_bytes, bundle.spool_bytes, resent=resent)
+        self._meter.came_through(size_bytes)
         self._outbox.acknowledged(pick.ids, now_s)
         self._answers.published(now_s, self._down.workers.values())
         self._counts["bundles"] += 1
