@@ -103,6 +103,8 @@ def device(name: str, driver: str = "plantower", **told: Any) -> dict[str, Any]:
         "line": f"serial:///dev/{name}?baud=9600",
         "state": "good",
         "connected": True,
+        "step": "wait",
+        "step_s": 0.2,
         "interval_s": 1.0,
         "age_s": 0.4,
         "reads": 100,

@@ -79,6 +79,11 @@ def test_a_good_box_has_no_problem(good: Status) -> None:
             "samples declared lost since the start: 12 (cap), 0 (corrupt)",
         ),
         ({"spool": {"waiting": WAITING}}, "spool", "90% of its cap wait to be sent, then the oldest go"),
+        (
+            {"box": {"config_state": "rolled_back", "config_why": "dust fails"}},
+            "configuration",
+            "what a gateway desired was rolled back: dust fails",
+        ),
         ({"machine": {"disk_free_bytes": 1_000_000_000}}, "machine", "disk almost full: 1000 MB free"),
         ({"machine": {"temperature_c": 85.4}}, "machine", "hot: 85 °C"),
         (

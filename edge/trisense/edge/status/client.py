@@ -115,7 +115,9 @@ class Client:
             line = self._lines.readline(ANSWER_BYTES)
             answer = json.loads(line) if line else None
         except OSError as error:
-            raise LinkError(f"the box does not answer: {error}") from error
+            raise LinkError(
+                f"the box listens but does not answer: {error}; its log says what holds it"
+            ) from error
         except ValueError as error:
             raise LinkError("the box gives something that is no JSON") from error
         if not isinstance(answer, dict):

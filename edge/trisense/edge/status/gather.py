@@ -32,7 +32,6 @@ from trisense.edge.stamping import Stamper
 from trisense.edge.status import machine, model
 from trisense.edge.status.latest import Latest, Seen
 from trisense.edge.status.problems import problems
-from trisense.edge.supervisor import DeviceHealth
 from trisense.edge.timeline import Timeline
 from trisense.edge.uplink import Uplink
 
@@ -140,7 +139,8 @@ class Gatherer:
         )
 
     def _device(self, device: Device, now_s: float) -> model.Device:
-        health: DeviceHealth = self._box.devices.supervisors[device.name].health
+        supervisor = self._box.devices.supervisors[device.name]
+        health, progress = supervisor.health, supervisor.progress
         stamper = self._box.stampers[device.name]
         config = device.driver.config
         state = "failing" if health.error is not None else "good" if health.rows else "waiting"
@@ -151,6 +151,8 @@ class Gatherer:
             line=_line_of(device),
             state=state,
             connected=health.connected,
+            step=progress.step,
+            step_s=progress.age_s(),
             interval_s=config.interval_s if device.driver.kind == "polled" else None,
             age_s=health.age_s(),
             reads=health.reads,

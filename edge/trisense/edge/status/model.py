@@ -94,6 +94,9 @@ class Device(_Told):
     state: Literal["good", "failing", "waiting"]
     """``waiting``: no row yet, and no failure."""
     connected: bool
+    step: str
+    """What is done with it now: connect, wait, read, follow, back off or close."""
+    step_s: float
     interval_s: float | None
     """Of a polled device."""
     age_s: float | None

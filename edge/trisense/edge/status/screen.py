@@ -98,7 +98,8 @@ def _says(device: Device) -> str:
         kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(device.reasons.items()))
         return f"{kinds}; tried again {when}"
     if device.state == "waiting":
-        return "connected, nothing said yet" if device.connected else "connecting"
+        what = "connected, nothing said yet" if device.connected else device.step
+        return f"{what} (for {duration(device.step_s)})"
     return "  ".join(_row(stream, device.age_s or 0.0) for stream in device.streams)
 
 
@@ -236,7 +237,7 @@ def _count(number: int, one: str, many: str) -> str:
 def _grid() -> Table:
     """Labels and texts that wrap beside them."""
     table = Table.grid(padding=(0, 1, 0, 0))
-    table.add_column(width=LABEL - 1)
+    table.add_column(min_width=LABEL - 1, no_wrap=True)
     table.add_column(overflow="fold")
     return table
 
