@@ -48,14 +48,18 @@ def free(shelf: Shelf, reason: str) -> bool:
 
 
 def _to_drop(shelf: Shelf, goal_bytes: int) -> list[Head]:
-    replayed = shelf.heads(REPLAYED, ROUND_BATCHES, up_to_bytes=goal_bytes)
-    if replayed:
-        return replayed
+    """What goes next, of as many classes as it takes: one small batch makes no room for its declaration."""
+    found = shelf.heads(REPLAYED, ROUND_BATCHES, up_to_bytes=goal_bytes)
+    chosen = {head.id for head in found}
+    left_bytes = goal_bytes - sum(head.size_bytes for head in found)
     for batch_class, preview in KINDS.values():
-        heads = oldest(shelf, batch_class, preview=preview, goal_bytes=goal_bytes)
-        if heads:
-            return heads
-    return []
+        if left_bytes <= 0:
+            break
+        some = oldest(shelf, batch_class, preview=preview, goal_bytes=left_bytes)
+        some = [head for head in some if head.id not in chosen]
+        found += some
+        left_bytes -= sum(head.size_bytes for head in some)
+    return found
 
 
 def set_cap(db: sqlite3.Connection, max_bytes: int | None) -> None:
