@@ -32,6 +32,25 @@ CITY: Final = "city.json"
 """Written last: once it is there, every device is. Lists boxes with their configuration and truth."""
 OPENING_S: Final = 0.5
 """What a box on a busy machine needs to open a port."""
+DEAD: Final[Table] = {
+    "name": "device-dead",
+    "kind": "device",
+    "device": "*",
+    "for_s": 10.0,
+    "priority": "high",
+}
+CROWD: Final[Table] = {
+    "name": "crowd",
+    "kind": "threshold",
+    "device": "walkers",
+    "field": "target_count",
+    "unit": "{target}",
+    "above": 2.0,
+    "for_s": 1.0,
+    "clear_for_s": 5.0,
+    "priority": "low",
+    "message": "as many walkers as the radar can tell apart",
+}
 CENTRE: Final = (48.1374, 11.5755)
 CROSSINGS: Final = (
     ("marienplatz", 0.0000, 0.0000),
@@ -179,6 +198,7 @@ async def run(
                 "clock": {"hold_s": 0},
                 "log": {"level": log_level},
                 "device": devices.tables,
+                "alarm": [DEAD] if place.roof else [DEAD, CROWD],
             }
             (home / "box.toml").write_text(to_toml(tables), encoding="utf-8")
             listed.append({"box": place.box, "folder": str(home), "devices": len(devices.tables)})
