@@ -173,6 +173,13 @@ async def test_without_the_brokers_word_it_is_taken_back(bench: Bench) -> None:
     assert bench.applied[-1] == ["a"]
 
 
+async def test_a_link_that_is_down_again_speaks_against_it(bench: Bench) -> None:
+    bench.put(BOTH)
+    await bench.report("trial")
+    bench.connected = False
+    assert "the broker has not acknowledged" in (await bench.report("running", "rolled_back")).reason
+
+
 async def test_a_new_broker_must_be_heard_on_a_new_connection(bench: Bench) -> None:
     bench.put(BOTH.replace("port = 1", "port = 2"))
     back = await bench.report("running", "rolled_back")

@@ -317,3 +317,19 @@ def test_the_deployer_sees_whether_his_file_is_what_runs(local: BoxConfig, path:
     assert "not this file, see `trisense edge config`" in checked.stderr
     write(LOCAL + "# by hand\n")
     assert seen() == (0, f"{local.path}: this file runs\n")
+
+
+@pytest.mark.parametrize(
+    ("mqtt", "remote", "warned"),
+    [
+        ('host = "10.0.0.1"', "", True),
+        ('host = "10.0.0.1"', "commands = []", True),
+        ('host = "10.0.0.1"', "commands = []\nconfig = false", False),
+        ('host = "10.0.0.1"\ntls = true', "", False),
+        ('host = "127.0.0.1"', "", False),
+    ],
+)
+def test_an_open_door_is_warned_of(write: Write, mqtt: str, remote: str, warned: bool) -> None:
+    local = write(f"{BOX}[mqtt]\n{mqtt}\nport = 1883\n[remote]\n{remote}\n{DUST}")
+    checked = CliRunner().invoke(commands.app, ["check", str(local.path)])
+    assert ("anybody may command this box" in checked.stderr) is warned

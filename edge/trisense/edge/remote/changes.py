@@ -202,8 +202,7 @@ class Changes:
         try:
             while True:
                 complaints = judge.complaints()
-                told, on = self._reporter.told
-                if told is not trial or on < connection:
+                if not self._reporter.heard(trial, connection):
                     complaints.append("the broker has not acknowledged the report")
                 now_s = time.monotonic()
                 well_since_s = None if complaints else well_since_s or now_s

@@ -26,7 +26,7 @@ class Reporter:
         self.report: Reported | None = None
         self.connections = 0
         """Connections since the start."""
-        self.told: tuple[Reported | None, int] = (None, 0)
+        self._told: tuple[Reported | None, int] = (None, 0)
         """The report that the broker acknowledged last, and on which connection."""
         self._topic = topics.reported(box)
         self._uplink = uplink
@@ -36,6 +36,11 @@ class Reporter:
         """A new connection: brokers forget, so it begins with the report."""
         self.connections += 1
         self._news.set()
+
+    def heard(self, report: Reported, connection: int) -> bool:
+        """Whether the link is up, and the broker took ``report`` on that connection or a later one."""
+        told, on = self._told
+        return told is report and on >= connection and self._uplink.connected
 
     def say(self, report: Reported) -> None:
         """Replace the report; a box without a link tells the newest when it has one."""
@@ -67,4 +72,4 @@ class Reporter:
                     self._news.set()  # else the next connection begins with it
             else:
                 if connection == self.connections:
-                    self.told = (report, connection)
+                    self._told = (report, connection)

@@ -41,13 +41,25 @@ def config(
 
 def warnings(local: BoxConfig) -> list[Mistake]:
     """What the reader of the box's own file would not think of."""
+    found = []
+    if _open_door(local):
+        expected = "commands = [] and config = false, or TLS with certificates"
+        found.append(Mistake("remote", expected, "a broker where anybody may command this box"))
     try:
         known = _standing(local)
     except RemoteError as error:
-        return [Mistake("file", "to say whether the box runs it", error.detail)]
-    if known is None or known.good is None:
-        return []
-    return [Mistake("file", "what the box runs", "not this file, see `trisense edge config`")]
+        found.append(Mistake("file", "to say whether the box runs it", error.detail))
+    else:
+        if known is not None and known.good is not None:
+            found.append(Mistake("file", "what the box runs", "not this file, see `trisense edge config`"))
+    return found
+
+
+def _open_door(local: BoxConfig) -> bool:
+    mqtt, remote = local.mqtt, local.remote
+    secured = mqtt.tls or mqtt.ca_file is not None or mqtt.cert_file is not None
+    here = mqtt.host in ("localhost", "127.0.0.1", "::1")
+    return bool(remote.commands or remote.config) and not secured and not here
 
 
 def _standing(local: BoxConfig) -> Record | None:
