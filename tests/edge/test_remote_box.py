@@ -285,7 +285,3 @@ async def test_a_box_that_is_cut_off_in_the_middle_ends_on_the_last_good_one_and
     assert "stopped before" in back.reason
     assert (await field.do("a", field.command("read", device="roof")))["error"]["reason"] == "no_such_device"
     assert (await field.do("b", field.command("read", device="mast")))["ok"]
-    # The broker still wants it; it is not tried again until it changes.
-    again = await field.desire(desired.content, attempt=1)
-    await field.report("trial", again)
-    assert (await field.report("running", again)).running == desired.hash
