@@ -106,6 +106,12 @@ def test_an_unknown_verb_is_told_the_known_ones() -> None:
     assert caught.value.reason == "unknown_verb"
 
 
+def test_what_is_no_json_is_said_to_be_none() -> None:
+    with pytest.raises(RemoteError) as caught:
+        command_of(b"read dust")
+    assert str(caught.value) == "invalid: expected JSON, got expected value at line 1 column 1"
+
+
 def test_an_unknown_argument_is_told_the_known_ones() -> None:
     body = b'{"verb":"read","deadline":"2030-01-01T00:00:00Z","arguments":{"device":"a","code":"b"}}'
     with pytest.raises(RemoteError, match=r"arguments\.code: .* an unknown one; arguments of read: device"):

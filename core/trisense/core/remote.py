@@ -347,6 +347,9 @@ def _decoded(payload: bytes, model: type[Model], limit_bytes: int) -> Model:
 
 
 def _mistakes(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return f"expected JSON, got {first['ctx']['error']}"
     found = mistakes_of(error)
     shown = "; ".join(str(mistake) for mistake in found[:5])
     return f"{shown}; and {len(found) - 5} more" if len(found) > 5 else shown
