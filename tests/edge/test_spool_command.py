@@ -70,6 +70,7 @@ def test_ls_says_what_lies_there_by_epoch_class_and_state(filled: tuple[Path, in
     text = spool_command("ls", path)
     assert text.exit_code == 0
     assert "can be replayed" in text.stdout
+    assert f"{epoch:016x}" in text.stdout
 
 
 def test_ls_and_fsck_work_beside_a_running_box(spool: Spool, spool_path: Path, cut: MakeCut) -> None:
@@ -192,7 +193,7 @@ def test_repair_and_trim_are_for_a_stopped_box(spool: Spool, spool_path: Path, c
     spool.commit([cut(0)])
     answer = spool_command("trim", spool_path)
     assert answer.exit_code != 0
-    assert "another process has this spool open" in str(answer.exception)
+    assert "another process has this spool open: stop the box first" in str(answer.exception)
 
 
 def test_what_is_no_spool_is_named_and_left_alone(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from rich.table import Table
 from trisense.core import logs
 from trisense.core.cli import cannot
 from trisense.core.config import ConfigModel, check, read_toml
-from trisense.core.errors import SpoolError
+from trisense.core.errors import SpoolError, SpoolLocked
 from trisense.edge.clock import SystemClock
 from trisense.edge.config import SpoolTable
 from trisense.edge.spool import Spool, SpoolOptions
@@ -36,6 +36,7 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Look into a box's queue on disk, check it, export it, trim it.")
 
+TABLE_WIDTH: Final = 132
 REPAIR_S: Final = 86_400.0
 """A repair by hand reads a damaged file to its end, however slow the card."""
 
@@ -232,8 +233,20 @@ def _must_be(path: Path) -> None:
 
 @contextmanager
 def _owned(path: Path, options: SpoolOptions) -> Iterator[Spool]:
-    with Spool(path, SystemClock(), options) as spool:
+    """The spool for writing.
+
+    Raises:
+        SpoolLocked: the box runs.
+    """
+    spool = Spool(path, SystemClock(), options)
+    try:
+        spool.open()
+    except SpoolLocked as error:
+        raise SpoolLocked(f"{error}: stop the box first") from error
+    try:
         yield spool
+    finally:
+        spool.close()
 
 
 def _repair(path: Path, options: SpoolOptions, progress: Progress | None) -> Findings:
@@ -323,6 +336,7 @@ def _listing(path: Path, held: Contents) -> dict[str, Any]:
 
 def _show_contents(path: Path, held: Contents) -> None:
     console = Console(highlight=False)
+    console.width = max(console.width, TABLE_WIDTH)  # half an epoch is no name
     table = Table("epoch", "class", "state", "batches", "samples", "MB", "first commit", "last commit")
     for group in held.groups:
         table.add_row(
