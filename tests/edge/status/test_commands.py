@@ -191,6 +191,17 @@ def test_where_no_box_runs_it_says_where_it_looked_and_how_to_start_one(
     assert "Traceback" not in answer.stderr
 
 
+def test_a_socket_that_no_kernel_takes_is_told_as_such(tmp_path: Path, box: Box) -> None:
+    config = tmp_path / "edge.toml"
+    config.write_text(f'[spool]\npath = "{"x" * 120}/spool.db"\n')
+    answer = box.tell("edge", "status", str(config))
+    assert (answer.returncode, "path too long" in answer.stderr) == (2, True)
+    config.write_text(f'[status]\nsocket = "{"x" * 120}"\n')
+    answer = box.tell("edge", "status", str(config))
+    assert answer.returncode == 2
+    assert ": status.socket: expected a path of at most 107 bytes" in answer.stderr
+
+
 def test_the_configuration_is_found_without_being_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from trisense.core.config import check, read_toml
 from trisense.core.errors import LinkError
 from trisense.edge.status.model import Status
@@ -21,6 +21,17 @@ ANSWER_BYTES: Final = 16 << 20
 """Longest line taken from a box: 1,024 streams of 100 fields."""
 INSTALLED: Final = Path("/etc/trisense/edge.toml")
 HERE: Final = Path("edge.toml")
+
+
+class _Spool(BaseModel):
+    path: Path = Path("spool.db")
+
+
+class _Tables(BaseModel):
+    """What says where a box listens."""
+
+    spool: _Spool = _Spool()
+    status: StatusTable = StatusTable()
 
 
 def find_config(given: Path | None) -> Path:
@@ -37,11 +48,8 @@ def find_socket(config: Path) -> Path:
         ConfigError: the file cannot be read, or one of these tables has mistakes.
     """
     tables = read_toml(config)
-    spool = tables.get("spool")
-    path = spool.get("path") if isinstance(spool, dict) else None
-    status = check(config, tables.get("status", {}), StatusTable)
-    folder = config.resolve().parent
-    return folder / socket_of(status, folder / (path if isinstance(path, str) else "spool.db"))
+    of = check(config, {name: tables[name] for name in ("spool", "status") if name in tables}, _Tables)
+    return config.resolve().parent / socket_of(of.status, of.spool.path)
 
 
 class Client:
@@ -60,12 +68,15 @@ class Client:
         except PermissionError as error:
             self._socket.close()
             raise LinkError(f"{path}: not allowed; ask as root, or as a member of its group") from error
-        except OSError as error:
+        except (FileNotFoundError, ConnectionRefusedError) as error:
             self._socket.close()
             raise LinkError(
                 f"no box is running: nobody listens at {path}"
                 f" (start it with: trisense edge run {config}, or: systemctl start trisense-edge)"
             ) from error
+        except OSError as error:
+            self._socket.close()
+            raise LinkError(f"{path}: {error}") from error
         self._lines = self._socket.makefile("rb")
 
     def __enter__(self) -> Client:
