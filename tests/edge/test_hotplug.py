@@ -11,9 +11,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from trisense.core.model import BatchClass
+from trisense.drivers import Lines
+from trisense.drivers.framing import FramedConfig
+from trisense.edge.hotplug import HotPlug
 from trisense.edge.spool import Spool
 
 from tests.usb import Adapter, Usb, usb_at
@@ -177,6 +182,30 @@ def test_a_name_that_two_equal_adapters_share_is_read_from_neither(
     street.until(lambda: "share this name" in street.log())
     street.stop()
     assert {*street.distances(make_spool)["here"]} == {HERE_MM / 1000}
+
+
+def test_a_port_that_comes_back_with_its_number_between_two_looks_is_seen(street: Street) -> None:
+    adapter = street.usb.plug("ttyUSB0", "1-1", serial="A")
+    woken: list[str] = []
+    config = FramedConfig(name="dust", driver="plantower", line=f"serial://{adapter.by_id}")
+    devices: Any = SimpleNamespace(
+        devices={"dust": SimpleNamespace(driver=SimpleNamespace(config=config))},
+        supervisors={"dust": SimpleNamespace(wake=lambda: woken.append("dust"))},
+    )
+    hotplug = HotPlug(devices, Lines())
+    hotplug.look()
+    hotplug.look()
+    assert woken == []
+    adapter.by_id.unlink()
+    hotplug.look()
+    assert woken == []
+    adapter.by_id.symlink_to(street.usb.root / "dev" / adapter.name)
+    hotplug.look()
+    assert woken == ["dust"]
+    adapter.by_id.unlink()
+    adapter.by_id.symlink_to(street.usb.root / "dev" / adapter.name)
+    hotplug.look()
+    assert woken == ["dust", "dust"]
 
 
 def opened(street: Street, adapter: Adapter) -> bool:

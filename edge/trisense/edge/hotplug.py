@@ -22,6 +22,7 @@ __all__ = ["HotPlug"]
 log = structlog.get_logger(__name__)
 
 LOOK_S: Final = 1.0
+Appearance = tuple[int, int, int, int]
 
 
 class HotPlug:
@@ -31,7 +32,7 @@ class HotPlug:
         self._devices = devices
         self._lines = lines
         self._named: dict[str, tuple[Device, tuple[Path, ...]]] = {}
-        self._seen: dict[Path, tuple[int, int] | None] = {}
+        self._seen: dict[Path, Appearance | None] = {}
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -43,7 +44,7 @@ class HotPlug:
         """Compare what each name means with what it meant at the last look."""
         for url in self._lines.drop_moved():
             log.warning("port_moved", line=url)
-        seen: dict[Path, tuple[int, int] | None] = {}
+        seen: dict[Path, Appearance | None] = {}
         for name, device in self._devices.devices.items():
             for path in self._paths(device):
                 seen[path] = _port(path)
@@ -61,10 +62,13 @@ class HotPlug:
         return known[1]
 
 
-def _port(path: Path) -> tuple[int, int] | None:
-    """What tells one appearance of a port from the next: its number, and the node that udev made for it."""
+def _port(path: Path) -> Appearance | None:
+    """What tells one appearance of a port from the next: the node, and the link that udev made for it.
+
+    The number alone may be the same again.
+    """
     try:
-        found = os.stat(path)  # noqa: PTH116  # the same each second
+        node, link = os.stat(path), os.lstat(path)  # noqa: PTH116  # the same each second
     except OSError:
         return None
-    return found.st_rdev, found.st_ino
+    return node.st_rdev, node.st_ino, link.st_ino, link.st_ctime_ns
