@@ -117,11 +117,10 @@ def measure(work: Path, cap_mb: int) -> int:
             f"{count} batches of {ROWS} samples fill {cap_mb} MiB: {count / fill_s:.0f} batches/s in groups"
         )
         took_s, log_bytes = at_the_cap(spool)
-        middle, tail, worst = took_s[len(took_s) // 2], took_s[len(took_s) * 99 // 100], took_s[-1]
-        print(
-            f"commit at the cap: p50 {middle * 1e3:.2f} ms, p99 {tail * 1e3:.1f} ms, worst {worst * 1e3:.0f} ms"
-            f"; file {path.stat().st_size / cap_bytes:.3f} of the cap, log at most {log_bytes / 1e6:.2f} MB"
-        )
+        p50_ms, p99_ms, worst_ms = (took_s[len(took_s) * part // 1000] * 1000 for part in (500, 990, 999))
+        full = path.stat().st_size / cap_bytes
+        print(f"commit at the cap: p50 {p50_ms:.2f} ms, p99 {p99_ms:.1f} ms, worst {worst_ms:.0f} ms")
+        print(f"file at the cap: {full:.3f} of it, log at most {log_bytes / 1e6:.2f} MB")
         growth = resident_bytes() / before_bytes
         print(f"memory after filling, at the cap: ratio {growth:.2f}")
         heads = spool.heads(BatchClass.DATA, limit=5000)
