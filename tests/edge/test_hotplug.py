@@ -112,11 +112,10 @@ class Street:
             return {name for name in ("here", "there") if any(name.encode() in row for (row,) in rows)}
         return set()
 
-    def stop(self) -> str:
+    def stop(self) -> None:
         if self.box is not None and self.box.poll() is None:
             self.box.send_signal(signal.SIGTERM)
             self.box.wait(timeout=20)
-        return self.log()
 
     def distances(self, open_spool: Callable[[], Spool]) -> dict[str, list[object]]:
         """What the stopped box has kept, by device."""
@@ -189,7 +188,7 @@ def test_a_port_that_comes_back_with_its_number_between_two_looks_is_seen(street
     woken: list[str] = []
     config = FramedConfig(name="dust", driver="plantower", line=f"serial://{adapter.by_id}")
     devices: Any = SimpleNamespace(
-        devices={"dust": SimpleNamespace(driver=SimpleNamespace(config=config))},
+        devices={"dust": SimpleNamespace(name="dust", driver=SimpleNamespace(config=config))},
         supervisors={"dust": SimpleNamespace(wake=lambda: woken.append("dust"))},
     )
     hotplug = HotPlug(devices, Lines())
