@@ -129,14 +129,14 @@ def _free_port() -> int:
 class Broker:
     """A Mosquitto of our own on a free loopback port."""
 
-    def __init__(self, program: str, folder: Path, *, rights: str = "") -> None:
+    def __init__(self, program: str, folder: Path, *, rights: str = "", max_packet: str = "327680") -> None:
         """``rights``: the content of its access rules for everybody; none for no rules."""
         self._program = program
         self.port = _free_port()
         self._config = folder / "mosquitto.conf"
         self._config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\n"
-            "persistence false\nmax_packet_size 327680\n"
+            f"persistence false\nmax_packet_size {max_packet}\n"
         )
         if rights:
             rules = folder / "rights.acl"

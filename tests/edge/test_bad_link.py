@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from trisense.core.model import BatchClass
 from trisense.core.topics import Lane
 from trisense.edge import answers as answers_module
 from trisense.edge import link as link_module
+from trisense.edge import linkmeter as linkmeter_module
 from trisense.edge import uplink as uplink_module
 from trisense.edge.config import BoxConfig
 from trisense.edge.spool import Cut, Spool
@@ -58,8 +60,9 @@ def picture(cut: MakeCut, number: int, size_bytes: int) -> Cut:
 
 
 async def test_an_alarm_overtakes_a_backlog_on_a_slow_link(
-    far: Callable[..., Any], gateway: Gateway, cut: MakeCut
+    far: Callable[..., Any], gateway: Gateway, cut: MakeCut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(linkmeter_module, "BUNDLE_BYTES", (1024, 5000))  # a picture each: the backlog lasts
     bench, _ = await far(rate_bytes_s=60_000, delay_s=0.02)
     await bench.door.run(lambda spool: spool.commit([picture(cut, i, 4000) for i in range(15)]))
     await gateway.ready.wait()
@@ -170,6 +173,27 @@ async def test_a_broker_that_acknowledges_and_drops_loses_nothing_and_is_told(
 
     link.swallow = lambda topic, _: False  # noqa: ARG005  # it tells the truth again
     await bench.settled()
+
+
+async def test_a_picture_above_the_broker_s_limit_holds_up_nobody_and_is_told(
+    far: Callable[..., Any], make_broker: Callable[..., Broker], cut: MakeCut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers_module, "TRIES", 3)
+    narrow = make_broker("narrow", max_packet="20000")
+    gateway = Gateway(narrow.port)
+    listening = asyncio.create_task(gateway.run())
+    await gateway.ready.wait()
+    bench, link = await far(target_port=narrow.port)
+    pictures = [picture(cut, number, 40_000 if number == 0 else 2000) for number in range(8)]
+    await bench.door.run(lambda spool: spool.commit([*pictures, cut(100)]))
+    bench.start()
+    await gateway.until(lambda: len(gateway.stored) == 8)
+    await until(lambda: bench.uplink.status().trouble is not None)
+    assert "larger than any answered so far" in (bench.uplink.status().trouble or "")
+    assert link.connections >= 3, "the broker did not throw the box out"
+    assert await bench.door.run(Spool.waiting) == 1
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
 
 
 @pytest.mark.parametrize(
