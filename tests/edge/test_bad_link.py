@@ -93,8 +93,9 @@ async def test_a_link_of_long_latency_and_a_slow_one_are_told_apart(
 
 
 async def test_what_a_day_costs_is_what_went_over_the_wire_with_headers(
-    far: Callable[..., Any], gateway: Gateway, cut: MakeCut
+    far: Callable[..., Any], gateway: Gateway, cut: MakeCut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(uplink_module, "LOOK_S", 0.02)
     bench, link = await far()
     bench.start()
     await bench.commit(*(picture(cut, i, 20_000) for i in range(5)))

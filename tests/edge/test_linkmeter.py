@@ -45,7 +45,7 @@ def test_the_rate_is_found_whatever_the_latency_also_where_messages_queue(
     for turn in range(80):
         bulk = int(link.meter.spool_bytes(Lane.BACKLOG))
         now_s = 1 + link.carry(now_s, *((bulk, 300) if turn % 2 else (300,)))
-        now_s = 1 + link.carry(now_s, bulk, bulk)
+        now_s = 1 + link.carry(now_s, bulk, bulk, bulk, bulk, bulk)
         seen.append(link.meter.rate_bytes_s or 0.0)
     late = sorted(seen[40:])
     assert rate_bytes_s / 2 < late[len(late) // 2] < rate_bytes_s * 2
