@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from trisense.core.model import ClockState, Field, FieldType, Layer, Quality, Stream, Value
 from trisense.drivers import Observed
 from trisense.edge.clock import Stamp
@@ -104,3 +105,13 @@ def test_what_no_stream_has_is_counted_and_left_out(stamper: Stamper) -> None:
     ]
     assert len(stamper.stamp(rows, AT)) == 1
     assert stamper.counts == {"unknown_measurement": 1, "time_refused": 1, "unknown_field": 1}
+
+
+def test_a_field_without_tests_that_leaves_its_range_is_told_with_the_end_of_it(stamper: Stamper) -> None:
+    with capture_logs() as logs:
+        for second, value in enumerate([21.5, 99.0, 99.0] + [21.5] * 70):
+            at = Stamp(T0_NS + second * 1_000_000_000, ClockState())
+            stamper.stamp([Observed("weather", GOOD | {"air_temperature": value})], at)
+    told = [(e["event"], e["field"]) for e in logs if e["log_level"] != "debug"]
+    assert told == [("quality_flagged", "air_temperature"), ("quality_recovered", "air_temperature")]
+    assert stamper.flags() == {"weather.air_temperature": {"range": 2}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from structlog.testing import capture_logs
 from trisense.core.errors import ConfigError
 from trisense.core.model import ClockState, Value
 from trisense.drivers import Observed
-from trisense.edge import calibration_report
+from trisense.edge import calibration_report, checking
 from trisense.edge.birth import BirthMaker
 from trisense.edge.calibration import Certificate
 from trisense.edge.clock import Stamp
@@ -147,6 +148,16 @@ def test_another_certificate_is_another_device(tmp_path: Path) -> None:
     assert not one.alike(tested)
 
 
+def test_a_certificate_may_change_the_unit_and_the_drivers_range_goes_with_it(tmp_path: Path) -> None:
+    (device,) = loaded(
+        tmp_path,
+        'calibration = ["one.toml"]\n',
+        one=CERTIFICATE.replace('unit = "ug/m3"', 'unit = "mg/m3"\nraw_unit = "ug/m3"'),
+    ).devices
+    (column,) = (c for _, c, _ in device.treatment.calibrated())
+    assert (column.field.unit, column.field.valid, column.field.resolution) == ("mg/m3", None, 0.1)
+
+
 def test_the_qualified_name_wins_over_the_plain_one(tmp_path: Path) -> None:
     (device,) = loaded(tmp_path).devices
     name = device.streams[0].measurement
@@ -227,6 +238,7 @@ def test_the_samples_name_every_option(tmp_path: Path) -> None:
     )
     (used,) = calibration_report.in_use(config, T0_NS)
     assert (used["version"], used["state"]) == ("T-2026-0113", "valid")
+    assert json.loads(checking.as_json(config, None))["calibration"][0]["version"] == "T-2026-0113"
 
 
 def test_check_names_holes_and_what_runs_out(tmp_path: Path) -> None:
