@@ -215,10 +215,10 @@ class Gatherer:
 
     async def _summary(self) -> Summary | None:
         """What the spool says of itself; what it said last while the disk lets it wait."""
-        self._spool_error = None
         try:
             async with asyncio.timeout(SPOOL_S):
                 self._told = await self._box.door.run(Spool.summary)
+            self._spool_error = None
         except TimeoutError:
             self._spool_error = f"the disk has kept it waiting for more than {SPOOL_S:g} s"
         except (SpoolError, OSError) as error:

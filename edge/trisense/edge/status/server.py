@@ -91,17 +91,18 @@ class StatusServer:
         except (OSError, TimeoutError):
             # It left, or does nothing: its slot is for others, and what it did not take it never will.
             writer.transport.abort()
-        except ValueError:
-            with suppress(OSError, TimeoutError):
-                await _say(writer, _error(f"a request of more than {REQUEST_BYTES} bytes"))
         finally:
             self._clients.discard(task)
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
-            async with asyncio.timeout(IDLE_S):
-                line = await reader.readline()
+            try:
+                async with asyncio.timeout(IDLE_S):
+                    line = await reader.readline()
+            except ValueError:  # no end of line within the limit
+                await _say(writer, _error(f"a request of more than {REQUEST_BYTES} bytes"))
+                return
             if not line:
                 return
             try:
