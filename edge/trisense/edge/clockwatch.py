@@ -29,6 +29,8 @@ __all__ = ["ClockWatch"]
 log = structlog.get_logger(__name__)
 
 TICK_S: Final = 1.0
+FEW: Final = 2
+"""Batches that may be committed while others become final: these are left for the switch itself."""
 
 
 class ClockWatch:
@@ -96,18 +98,23 @@ class ClockWatch:
             )
             await self._finalise(found.boot_id, offset_ns, ClockState(synced=False))
         plan = timeline.plan(await self._door.run(Spool.line_ns), first_boot_ns)
-        await self._finalise(timeline.boot_id, plan.offset_ns, plan.clock)
+        await self._finalise(timeline.boot_id, plan.offset_ns, plan.clock, but=FEW)
         keys = list(self._ordinals)
         moved = await self._door.run(lambda spool: {key: spool.ordinals(key).max_n for key in keys})
         after_ns = timeline.switch(plan)
         for key, ordinals in self._ordinals.items():
             ordinals.resume(after_ns, moved.get(key, -1))
         self._left = plan
-        await self._finalise(timeline.boot_id, plan.offset_ns, plan.clock)
+        # Whatever was committed meanwhile, at once: before it nothing of the new time may be committed.
+        await self._door.run(
+            lambda spool: spool.finalise(timeline.boot_id, plan.offset_ns, plan.clock, limit=None)
+        )
+        self._finalised()
         self._left = None
 
-    async def _finalise(self, boot_id: str, offset_ns: int, clock: ClockState) -> None:
-        while await self._door.run(lambda spool: spool.finalise(boot_id, offset_ns, clock)):
+    async def _finalise(self, boot_id: str, offset_ns: int, clock: ClockState, *, but: int = 0) -> None:
+        """Make all open batches of a boot final, ``but`` so few."""
+        while await self._door.run(lambda spool: spool.finalise(boot_id, offset_ns, clock)) > but:
             self._finalised()
 
     def final(self, cut: Cut) -> Cut:

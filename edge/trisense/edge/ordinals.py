@@ -34,7 +34,11 @@ class Ordinals:
 
     def take(self, time_ns: int, *, final: bool = True) -> int:
         """The ordinal for one more sample at ``time_ns``; not ``final``: it will get another time."""
-        n = self._recent(time_ns) if time_ns > self._horizon else self._rerun(time_ns)
+        if final and self._provisional:
+            # Others of the stream are about to move, perhaps to this very time: a number none of them gets.
+            n = self._max_n + self._provisional + 1
+        else:
+            n = self._recent(time_ns) if time_ns > self._horizon else self._rerun(time_ns)
         self._max_n = max(self._max_n, n)
         if final:
             self._final_ns = max(self._final_ns, time_ns)

@@ -66,16 +66,16 @@ def _boot_times(shelf: Shelf, identity: int) -> Iterable[int]:
 
 
 def finalise(
-    shelf: Shelf, boot_id: str, offset_ns: int, clock: ClockState, limit: int
+    shelf: Shelf, boot_id: str, offset_ns: int, clock: ClockState, limit: int | None
 ) -> tuple[int, list[int]]:
-    """Make up to ``limit`` open batches of a boot final, the oldest first, in the caller's transaction.
+    """Make open batches of a boot final, the oldest first, in the caller's transaction.
 
     Their times become boot time plus ``offset_ns``. Gives how many are done, and the ids of damaged
     ones, which are left as they are.
     """
     done, part_bytes, bad = 0, 0, []
     for identity in _open(shelf.db):
-        if done == limit or part_bytes > PART_BYTES:
+        if limit is not None and (done == limit or part_bytes > PART_BYTES):
             break
         row = reading.row(shelf.db, identity)
         if row is None or (row.boot_id != boot_id and row.whole()):

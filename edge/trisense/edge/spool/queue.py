@@ -166,8 +166,8 @@ class Spool(Holder):
         """Boots with open batches, in their order."""
         return self._guarded(lambda: unfinished(self._shelf))
 
-    def finalise(self, boot_id: str, offset_ns: int, clock: ClockState, limit: int = 64) -> int:
-        """Make the oldest open batches of a boot final, at most ``limit``, in one transaction.
+    def finalise(self, boot_id: str, offset_ns: int, clock: ClockState, limit: int | None = 64) -> int:
+        """Make the oldest open batches of a boot final, ``limit`` or a MiB at most, in one transaction.
 
         Their times become boot time plus ``offset_ns`` and never change again. Gives how many; none is
         left when it gives 0.
