@@ -100,6 +100,17 @@ def test_a_sample_that_moves_to_where_another_is_gets_a_number_of_its_own(
     assert len(set(names)) == 6
 
 
+def test_a_final_sample_that_comes_between_two_parts_is_kept_apart(
+    spool: Spool, cut: Make, open_cut: Make, offset_ns: int
+) -> None:
+    spool.commit([open_cut(1), open_cut(3)])
+    spool.finalise("boot-1", offset_ns - SECOND, RIGHT, limit=1)
+    spool.commit([cut(2)])
+    spool.finalise("boot-1", offset_ns - SECOND, RIGHT)
+    loaded = spool.load([head.id for head in spool.heads(BatchClass.DATA)])
+    assert len({(s.time_ns, s.n) for _, batch in loaded for s in batch.samples}) == 9
+
+
 def test_a_cut_whose_offset_has_become_known_moves_on_its_commit(
     spool: Spool, open_cut: Make, offset_ns: int
 ) -> None:

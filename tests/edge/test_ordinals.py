@@ -58,3 +58,21 @@ def test_a_clock_set_back_an_hour_costs_one_new_ordinal_for_the_whole_hour() -> 
 def test_after_a_restart_with_the_clock_behind_nothing_is_used_again() -> None:
     ordinals = Ordinals(high_ns=1000, max_n=2)
     assert [ordinals.take(t) for t in (990, 991, 991, 1000, 1001)] == [3, 3, 4, 3, 0]
+
+
+def test_numbers_stay_apart_from_final_ones_beyond_the_time_that_was_found() -> None:
+    """A source's own clock may be ahead of the time that the box's samples moved to."""
+    ordinals = Ordinals()
+    assert ordinals.take(1000) == 0
+    ordinals.take(5000, final=False)
+    ordinals.resume(500, -1)
+    assert ordinals.take(1000) != 0
+
+
+def test_a_final_sample_among_ones_that_will_move_gets_a_number_none_of_them_can_get() -> None:
+    ordinals = Ordinals(100, 3)
+    given = [ordinals.take(200, final=False), ordinals.take(300, final=False)]
+    n = ordinals.take(300)
+    moving = Ordinals(100, 3)
+    assert n not in {moving.moved(time_ns, old) for time_ns, old in zip((90, 90), given, strict=True)}
+    assert n not in given

@@ -115,6 +115,18 @@ def test_a_step_is_noticed_by_the_very_next_stamp_and_not_followed(clock: FakeCl
     assert at.time_ns - before.time_ns == pytest.approx(SECOND, abs=1_000_000)
 
 
+def test_the_step_that_brings_the_first_right_time_is_not_doubted(clock: FakeClock) -> None:
+    clock.clock_state = UNSYNCED
+    for hold_s in (600, 0):
+        timeline = begun(clock, hold_s=hold_s)
+        clock.wall_ns += HOUR
+        clock.clock_state = ClockState(True, 3)
+        tick(timeline, clock)
+        assert timeline.stamp().offset_ns is None
+        assert timeline.status().mode is Mode.ANCHORED
+        clock.clock_state = UNSYNCED
+
+
 def test_a_slew_is_no_step(clock: FakeClock) -> None:
     """The kernel slews boot time too; what remains is the noise of reading two clocks."""
     timeline = begun(clock)
