@@ -288,3 +288,11 @@ def test_trim_loses_readings_only_when_told_so_twice_and_declares_them(filled: t
     assert sum(loss["samples"] for loss in losses) == 4 * 3 + 3 + 1
     assert {loss["reason"] for loss in losses} == {"trimmed"}
     assert {loss["epoch"] for loss in losses} == {f"{epoch:016x}"}
+
+
+def test_fsck_finds_a_damaged_mark_of_ordinals(filled: tuple[Path, int]) -> None:
+    with sqlite3.connect(filled[0]) as db:
+        db.execute("UPDATE mark SET max_n = max_n + 4")
+    db.close()
+    assert told("fsck", filled[0])["faults"] == {"stream": 1}
+    assert told("fsck", filled[0], "--repair")["outcome"] == "repaired"

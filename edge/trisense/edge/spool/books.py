@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from trisense.core.messages import SEQ_MAX
 from trisense.core.model import Counters, Sample, Stream
 from trisense.edge.ordinals import NEVER, Ordinals
-from trisense.edge.spool.file import AGE_NEVER_NS, BatchRow, EpochRow, StreamRow, read_epochs, read_streams
+from trisense.edge.spool.file import (
+    AGE_NEVER_NS,
+    BatchRow,
+    EpochRow,
+    StreamRow,
+    mark_cells,
+    read_epochs,
+    read_streams,
+)
 from trisense.edge.spool.model import epoch_name, epoch_number
 from trisense.edge.spool.rows import pack_stream, unpack_stream
 
@@ -44,7 +52,6 @@ class _Mark:
 
     id: int
     stream: Stream
-    description: bytes
     last_ns: int = NEVER
     max_n: int = -1
 
@@ -90,7 +97,7 @@ class Books:
         self._moving_of = None
         for row in read_streams(self._db):
             stream = unpack_stream(row.description)
-            mark = _Mark(row.id, stream, row.description, row.last_ns, row.max_n)
+            mark = _Mark(row.id, stream, row.last_ns, row.max_n)
             known = self._marks.get(stream.key)
             if known is not None:
                 mark.last_ns = max(mark.last_ns, known.last_ns)
@@ -120,15 +127,13 @@ class Books:
         mark = self._marks.get(stream.key)
         if mark is not None and mark.stream == stream:
             return mark.id
-        description = pack_stream(stream)
         identity = next((i for i, known in self._streams.items() if known == stream), None)
         if identity is None:
             identity = max(self._streams, default=0) + 1
-            row = StreamRow(identity, description, NEVER, -1)
-            self._db.execute("INSERT INTO stream VALUES (?,?,?,?,?)", row.cells())
+            StreamRow(identity, pack_stream(stream), NEVER, -1).write(self._db)
             self._streams[identity] = stream
         last_ns, max_n = (NEVER, -1) if mark is None else (mark.last_ns, mark.max_n)
-        self._marks[stream.key] = _Mark(identity, stream, description, last_ns, max_n)
+        self._marks[stream.key] = _Mark(identity, stream, last_ns, max_n)
         return identity
 
     def mark(self, samples: Sequence[Sample]) -> None:
@@ -141,8 +146,8 @@ class Books:
             mark.max_n = max(mark.max_n, sample.n)
             touched[key] = mark
         self._db.executemany(
-            "UPDATE stream SET last_ns = ?3, max_n = ?4, crc = ?5 WHERE id = ?1 AND description = ?2",
-            [StreamRow(m.id, m.description, m.last_ns, m.max_n).cells() for m in touched.values()],
+            "UPDATE mark SET last_ns = ?2, max_n = ?3, crc = ?4 WHERE stream = ?1",
+            [mark_cells(m.id, m.last_ns, m.max_n) for m in touched.values()],
         )
 
     def ordinals(self, key: tuple[str, str]) -> Ordinals:

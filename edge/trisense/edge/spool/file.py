@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 from trisense.core.errors import SpoolError, SpoolLocked
+from trisense.edge.ordinals import NEVER
 from trisense.edge.spool.model import epoch_name, epoch_number
 from trisense.edge.spool.rows import checksum
 from trisense.edge.spool.wal import PAGE_BYTES, marked_commits
@@ -35,6 +36,7 @@ __all__ = [
     "keep_aside",
     "last_id",
     "lock",
+    "mark_cells",
     "pending",
     "read_batches",
     "read_epochs",
@@ -63,6 +65,7 @@ PROBES_MAX: Final = 2_000_000
 """Most ids between two damaged pages that are tried one by one."""
 CORRUPT_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
+# Marks change with each commit, descriptions never: apart, a hundred streams cost a page of log, not ten.
 # The indexes repeat the cells that their conditions name: queries then believe them, not the row, and a
 # bit that flips in the row cannot hide it.
 SCHEMA: Final = f"""
@@ -70,7 +73,9 @@ CREATE TABLE epoch (
     epoch TEXT PRIMARY KEY, opened_ns INTEGER, next_seq INTEGER, low_seq INTEGER,
     samples_committed INTEGER, exact INTEGER, line_ns INTEGER, crc INTEGER);
 CREATE TABLE stream (
-    id INTEGER PRIMARY KEY, description BLOB, last_ns INTEGER, max_n INTEGER, crc INTEGER);
+    id INTEGER PRIMARY KEY, description BLOB, crc INTEGER);
+CREATE TABLE mark (
+    stream INTEGER PRIMARY KEY, last_ns INTEGER, max_n INTEGER, crc INTEGER);
 CREATE TABLE batch (
     id INTEGER PRIMARY KEY AUTOINCREMENT, epoch TEXT NOT NULL, seq INTEGER NOT NULL,
     class TEXT NOT NULL, preview INTEGER NOT NULL, state TEXT NOT NULL, settled INTEGER NOT NULL,
@@ -119,10 +124,19 @@ class StreamRow:
     last_ns: int
     max_n: int
 
-    def cells(self) -> tuple[object, ...]:
-        """Every cell, the checksum last."""
-        bare = (self.id, self.description, self.last_ns, self.max_n)
-        return (*bare, checksum(bare))
+    def write(self, db: sqlite3.Connection) -> None:
+        """Add it, unless one of that number is there."""
+        bare = (self.id, self.description)
+        db.execute("INSERT OR IGNORE INTO stream VALUES (?,?,?)", (*bare, checksum(bare)))
+        db.execute(
+            "INSERT OR IGNORE INTO mark VALUES (?,?,?,?)", mark_cells(self.id, self.last_ns, self.max_n)
+        )
+
+
+def mark_cells(stream: int, last_ns: int, max_n: int) -> tuple[int, ...]:
+    """How far the ordinals of a stream have gone, the checksum last."""
+    bare = (stream, last_ns, max_n)
+    return (*bare, checksum(bare))
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,11 +345,19 @@ def read_epochs(db: sqlite3.Connection, *, damaged_ok: bool = False) -> list[Epo
 def read_streams(db: sqlite3.Connection, *, damaged_ok: bool = False) -> list[StreamRow]:
     """Streams by id. A damaged row raises ``DatabaseError`` unless ``damaged_ok``."""
     found = []
-    for *cells, crc in db.execute("SELECT id, description, last_ns, max_n, crc FROM stream ORDER BY id"):
-        if checksum(cells) == crc:
-            found.append(StreamRow(*cells))
+    query = (
+        "SELECT id, description, stream.crc, last_ns, max_n, mark.crc FROM stream"
+        " LEFT JOIN mark ON mark.stream = id ORDER BY id"
+    )
+    for identity, description, crc, last_ns, max_n, mark_crc in db.execute(query):
+        described = checksum((identity, description)) == crc
+        marked = checksum((identity, last_ns, max_n)) == mark_crc
+        if described and marked:
+            found.append(StreamRow(identity, description, last_ns, max_n))
         elif not damaged_ok:
             raise damaged("a stream's checksum")
+        elif described:
+            found.append(StreamRow(identity, description, NEVER, -1))
     return found
 
 

@@ -107,6 +107,9 @@ def _streams(db: sqlite3.Connection, found: Findings) -> set[int]:
     found.checked["streams"] = count
     for _ in range(count - len(whole)):
         found.fault("stream", "a stream's description does not match its checksum")
+    for cells in db.execute("SELECT stream, last_ns, max_n, crc FROM mark"):
+        if files.mark_cells(*cells[:3]) != cells:
+            found.fault("stream", "how far the ordinals of a stream went does not match its checksum")
     return whole
 
 

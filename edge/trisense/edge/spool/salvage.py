@@ -75,7 +75,7 @@ class Salvage:
         db.execute("BEGIN IMMEDIATE")
         try:
             for stream in streams:
-                db.execute("INSERT OR IGNORE INTO stream VALUES (?,?,?,?,?)", stream.cells())
+                stream.write(db)
             for epoch in epochs.values():
                 db.execute("INSERT OR IGNORE INTO epoch VALUES (?,?,?,?,?,?,?,?)", epoch.cells())
             if db.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'batch'").fetchone() is None:
