@@ -32,7 +32,7 @@ from trisense.core import topics
 from trisense.core.messages import unpack_receipts
 from trisense.core.model import BatchClass, Field, FieldType, Sample, Value
 from trisense.core.wire import unpack
-from trisense.edge.clock import SystemClock
+from trisense.edge.clocks.clock import SystemClock
 from trisense.edge.config import load
 from trisense.edge.spool import Cut, Spool
 from trisense.sims.base import Faults, Truth, World, listening, plugged

@@ -29,7 +29,7 @@ from trisense.core import topics
 from trisense.core.messages import EpochReceipt, pack_receipts
 from trisense.core.model import BatchClass, Sample, Value
 from trisense.core.wire import unpack
-from trisense.edge.clock import SystemClock
+from trisense.edge.clocks.clock import SystemClock
 from trisense.edge.config import load
 from trisense.edge.spool import Cut, Spool
 

@@ -28,7 +28,7 @@ from trisense.core import topics
 from trisense.core.model import BatchClass, Field, FieldType, Layer, Sample, Stream
 from trisense.core.topics import Lane
 from trisense.core.wire import unpack
-from trisense.edge.clock import SystemClock
+from trisense.edge.clocks.clock import SystemClock
 from trisense.edge.config import load
 from trisense.edge.spool import Cut, Spool, SpoolOptions
 from trisense.edge.spool.thread import SpoolThread

@@ -28,7 +28,7 @@ from typing import Any
 import structlog
 from trisense.drivers import Lines
 from trisense.drivers.modbus import BusSettings, Config, Modbus, ModbusBus, Party, ask
-from trisense.edge.supervisor import Supervisor
+from trisense.edge.sensing.supervisor import Supervisor
 from trisense.sims.base import Faults, Truth, World
 from trisense.sims.modbus import ModbusLine, crc
 

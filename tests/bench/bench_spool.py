@@ -22,7 +22,7 @@ from typing import TypeVar
 import structlog
 from trisense.core.messages import EpochReceipt
 from trisense.core.model import BatchClass, Field, Layer, Sample, Stream
-from trisense.edge.clock import SystemClock
+from trisense.edge.clocks.clock import SystemClock
 from trisense.edge.spool import Cut, Spool, SpoolOptions
 
 T = TypeVar("T")

@@ -17,13 +17,13 @@ from typing import Final
 from trisense.core import logs
 from trisense.core.model import Field, Layer, Stream
 from trisense.drivers import Observed
-from trisense.edge.calibration import Calibration, Certificate
-from trisense.edge.clock import SystemClock
-from trisense.edge.ordinals import Ordinals
-from trisense.edge.quality import QualityTable
-from trisense.edge.stamping import Stamper
-from trisense.edge.timeline import Timeline
-from trisense.edge.treatment import ColumnPlan, Treatment
+from trisense.edge.clocks.clock import SystemClock
+from trisense.edge.clocks.timeline import Timeline
+from trisense.edge.sensing.calibration import Calibration, Certificate
+from trisense.edge.sensing.ordinals import Ordinals
+from trisense.edge.sensing.quality import QualityTable
+from trisense.edge.sensing.stamping import Stamper
+from trisense.edge.sensing.treatment import ColumnPlan, Treatment
 
 FIELDS: Final = 10
 ROWS: Final = 2000

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import structlog
 from trisense.core.model import BatchClass, ClockState, Field, FieldType, Layer, Sample, Stream
-from trisense.edge import downlink as downlink_module
-from trisense.edge import link as link_module
-from trisense.edge import outbox as outbox_module
-from trisense.edge import uplink as uplink_module
 from trisense.edge.config import BoxConfig, load
+from trisense.edge.sending import downlink as downlink_module
+from trisense.edge.sending import link as link_module
+from trisense.edge.sending import outbox as outbox_module
+from trisense.edge.sending import uplink as uplink_module
 from trisense.edge.spool import Cut, Spool, SpoolOptions
 from trisense.edge.spool.thread import SpoolThread
 

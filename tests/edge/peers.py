@@ -15,16 +15,16 @@ from trisense.core.messages import EpochReceipt, GatewayState, State, pack_recei
 from trisense.core.model import Batch
 from trisense.core.topics import Lane
 from trisense.core.wire import unpack
-from trisense.edge.allowance import Allowance
-from trisense.edge.birth import BirthMaker
-from trisense.edge.clock import Clock
+from trisense.edge.clocks.clock import Clock
 from trisense.edge.config import BoxConfig
-from trisense.edge.daybook import Daybook
-from trisense.edge.downlink import OnMessage
-from trisense.edge.link import Connector
+from trisense.edge.sending.allowance import Allowance
+from trisense.edge.sending.birth import BirthMaker
+from trisense.edge.sending.daybook import Daybook
+from trisense.edge.sending.downlink import OnMessage
+from trisense.edge.sending.link import Connector
+from trisense.edge.sending.uplink import Uplink
 from trisense.edge.spool import Cut, Head, Spool
 from trisense.edge.spool.thread import SpoolThread
-from trisense.edge.uplink import Uplink
 
 BOX = "kx-001"
 

@@ -18,10 +18,10 @@ from trisense.core.errors import ConfigError
 from trisense.core.model import BatchClass, Sample
 from trisense.core.topics import Lane
 from trisense.drivers import Observed
-from trisense.edge.alarms import AlarmWatch
-from trisense.edge.checking import as_json
+from trisense.edge.commands.checking import as_json
 from trisense.edge.config import BoxConfig, load
-from trisense.edge.supervisor import DeviceHealth
+from trisense.edge.sensing.supervisor import DeviceHealth
+from trisense.edge.telling.alarms import AlarmWatch
 
 from .peers import Gateway
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 from trisense.core.model import ClockState
-from trisense.edge.allowance import Allowance, Allowed, cost_bytes
 from trisense.edge.config import LinkTable
-from trisense.edge.daybook import Daybook
-from trisense.edge.hours import Hours
+from trisense.edge.sending.allowance import Allowance, Allowed, cost_bytes
+from trisense.edge.sending.daybook import Daybook
+from trisense.edge.sending.hours import Hours
 
 if TYPE_CHECKING:
     from .conftest import FakeClock

@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 from trisense.core.messages import GatewayState
 from trisense.core.topics import Lane
-from trisense.edge.answers import TRIES, Answers
+from trisense.edge.sending.answers import TRIES, Answers
 
 ONLINE, OFFLINE = GatewayState(online=True), GatewayState(online=False)
 

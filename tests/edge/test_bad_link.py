@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from trisense.core.model import BatchClass
 from trisense.core.topics import Lane
-from trisense.edge import answers as answers_module
-from trisense.edge import link as link_module
-from trisense.edge import linkmeter as linkmeter_module
-from trisense.edge import uplink as uplink_module
 from trisense.edge.config import BoxConfig
+from trisense.edge.sending import answers as answers_module
+from trisense.edge.sending import link as link_module
+from trisense.edge.sending import meter as linkmeter_module
+from trisense.edge.sending import uplink as uplink_module
 from trisense.edge.spool import Cut, Spool
 
 from .peers import Bench, Gateway, until

@@ -11,8 +11,8 @@ import pytest
 from trisense.core.errors import SpoolFull
 from trisense.core.limits import COMMIT_ROWS
 from trisense.core.model import BatchClass, Sample
-from trisense.edge import batcher as module
-from trisense.edge.batcher import Batcher
+from trisense.edge.sensing import batcher as module
+from trisense.edge.sensing.batcher import Batcher
 from trisense.edge.spool import Cut, Loss
 
 

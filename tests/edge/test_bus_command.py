@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trisense.edge import bus_command
+from trisense.edge.commands import bus as bus_command
 from typer.testing import CliRunner, Result
 
 RS485 = "serial:///dev/ttyUSB0?baud=9600"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from trisense.edge.calibration import Calibration, Certificate, decimals_for
+from trisense.edge.sensing.calibration import Calibration, Certificate, decimals_for
 
 NS = 1_000_000_000
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)

@@ -9,9 +9,9 @@ from typing import ClassVar
 import pytest
 from trisense.drivers import DeviceConfig, Field, FieldType, Layer, Lines, Observed, PolledDriver, Stream
 from trisense.edge.config import Device
-from trisense.edge.devices import DeviceSet
-from trisense.edge.supervisor import Supervisor
-from trisense.edge.treatment import Treatment
+from trisense.edge.sensing.devices import DeviceSet
+from trisense.edge.sensing.supervisor import Supervisor
+from trisense.edge.sensing.treatment import Treatment
 
 
 class Config(DeviceConfig):

@@ -23,8 +23,8 @@ from trisense.core.errors import ConfigError
 from trisense.core.messages import GatewayState
 from trisense.core.model import ClockState
 from trisense.drivers import ports
-from trisense.edge.clock import SystemClock
-from trisense.edge.commands import app
+from trisense.edge.clocks.clock import SystemClock
+from trisense.edge.commands.edge import app
 from trisense.edge.config import load
 from trisense.edge.doctor import broker as way
 from trisense.edge.doctor import disk, machine, mqtt, portcheck, timekeeping

@@ -9,7 +9,7 @@ from functools import reduce
 from operator import xor
 
 import pytest
-from trisense.edge.gnss import Gnss, RmcDecoder, utc_ns
+from trisense.edge.clocks.gnss import Gnss, RmcDecoder, utc_ns
 
 from tests.edge.conftest import FakeClock
 
@@ -103,7 +103,7 @@ def test_a_receiver_that_falls_silent_or_jumps_is_not_believed(clock: FakeClock)
 async def test_a_receiver_on_a_line_is_read_again_after_its_line_broke(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trisense.edge.gnss.RETRY_S", 0.01)
+    monkeypatch.setattr("trisense.edge.clocks.gnss.RETRY_S", 0.01)
     holders: list[asyncio.StreamWriter] = []
     connected = asyncio.Queue[asyncio.StreamWriter]()
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from trisense.core.model import Batch, BatchClass, ClockState, Counters, Sample, batch_hash
 from trisense.core.wire import Header, pack
-from trisense.edge import health as health_module
-from trisense.edge.clock import SystemClock
+from trisense.edge.clocks.clock import SystemClock
 from trisense.edge.config import load
-from trisense.edge.health import HEALTH, health_values
 from trisense.edge.runtime import Box
 from trisense.edge.spool import Spool
 from trisense.edge.status.model import Status
+from trisense.edge.telling import health as health_module
+from trisense.edge.telling.health import HEALTH, health_values
 
 
 @pytest.fixture

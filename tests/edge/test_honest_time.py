@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from trisense.core.errors import SpoolError
 from trisense.core.model import BatchClass, ClockState, Field, FieldType, Layer, Stream
 from trisense.drivers import Observed
-from trisense.edge.batcher import Batcher
-from trisense.edge.clock import PLAUSIBLE_NS
-from trisense.edge.clockwatch import ClockWatch
-from trisense.edge.ordinals import Ordinals
+from trisense.edge.clocks.clock import PLAUSIBLE_NS
+from trisense.edge.clocks.clockwatch import ClockWatch
+from trisense.edge.clocks.timeline import Timeline
+from trisense.edge.sensing.batcher import Batcher
+from trisense.edge.sensing.ordinals import Ordinals
+from trisense.edge.sensing.stamping import Stamper, stamp_of
 from trisense.edge.spool import Cut, Loss, Spool, SpoolOptions
-from trisense.edge.stamping import Stamper, stamp_of
-from trisense.edge.timeline import Timeline
 
 from tests.edge.conftest import T0_NS, FakeClock
 

@@ -18,7 +18,7 @@ import pytest
 from trisense.core.model import BatchClass
 from trisense.drivers import Lines
 from trisense.drivers.framing import FramedConfig
-from trisense.edge.hotplug import HotPlug
+from trisense.edge.sensing.hotplug import HotPlug
 from trisense.edge.spool import Spool
 
 from tests.usb import Adapter, Usb, usb_at
@@ -27,7 +27,7 @@ HERE_MM, THERE_MM = 500, 4000
 SITE = """
 from pathlib import Path
 from trisense.drivers import ports
-from trisense.edge import supervisor
+from trisense.edge.sensing import supervisor
 supervisor.FIRST_WAIT_S = supervisor.LONGEST_WAIT_S = {rest_s}
 root = Path({root!r})
 ports.THIS = ports.Machine(root / "sys", root / "dev")

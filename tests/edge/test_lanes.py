@@ -12,11 +12,11 @@ from trisense.core import topics
 from trisense.core.messages import GatewayState
 from trisense.core.model import BatchClass
 from trisense.core.topics import Lane
-from trisense.edge import downlink as downlink_module
-from trisense.edge import linkmeter as linkmeter_module
-from trisense.edge import sending as sending_module
-from trisense.edge import uplink as uplink_module
 from trisense.edge.config import BoxConfig, LinkTable
+from trisense.edge.sending import downlink as downlink_module
+from trisense.edge.sending import meter as linkmeter_module
+from trisense.edge.sending import senders as sending_module
+from trisense.edge.sending import uplink as uplink_module
 from trisense.edge.spool import Cut, Spool
 
 from .peers import Bench, Gateway, until

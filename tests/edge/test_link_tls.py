@@ -17,16 +17,16 @@ from trisense.core import topics
 from trisense.core.errors import LinkError
 from trisense.core.messages import EpochReceipt, State, pack_receipts
 from trisense.core.wire import unpack
-from trisense.edge import link
-from trisense.edge.allowance import Allowance
-from trisense.edge.birth import BirthMaker
-from trisense.edge.clock import Clock
+from trisense.edge.clocks.clock import Clock
 from trisense.edge.config import BoxConfig, load
-from trisense.edge.daybook import Daybook
-from trisense.edge.link import Connector
+from trisense.edge.sending import link
+from trisense.edge.sending.allowance import Allowance
+from trisense.edge.sending.birth import BirthMaker
+from trisense.edge.sending.daybook import Daybook
+from trisense.edge.sending.link import Connector
+from trisense.edge.sending.uplink import Uplink
 from trisense.edge.spool import Cut, Spool
 from trisense.edge.spool.thread import SpoolThread
-from trisense.edge.uplink import Uplink
 
 pytestmark = pytest.mark.peer
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 from trisense.core.topics import Lane
-from trisense.edge.linkmeter import BUNDLE_BYTES, FIRST_BYTES, LinkMeter
+from trisense.edge.sending.meter import BUNDLE_BYTES, FIRST_BYTES, LinkMeter
 
 
 class SimulatedLink:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from trisense.edge.ordinals import Ordinals
+from trisense.edge.sensing.ordinals import Ordinals
 
 MS = 1_000_000
 

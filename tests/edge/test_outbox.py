@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 from trisense.core.model import BatchClass
 from trisense.core.topics import Lane
-from trisense.edge.outbox import LIVE_S, ON_THE_WAY, RESEND_MAX_S, Outbox, Pick
+from trisense.edge.sending.outbox import LIVE_S, ON_THE_WAY, RESEND_MAX_S, Outbox, Pick
 from trisense.edge.spool import Head
 
 LARGE = 1e9

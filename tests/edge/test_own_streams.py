@@ -6,7 +6,7 @@ import pytest
 from trisense.core.alarms import ALARM
 from trisense.core.messages import CALIBRATION, LOSS
 from trisense.core.model import BOX_DEVICE, NAME, RESERVED, Stream
-from trisense.edge.health import HEALTH
+from trisense.edge.telling.health import HEALTH
 
 
 @pytest.mark.parametrize("stream", [ALARM, CALIBRATION, HEALTH, LOSS], ids=lambda stream: stream.measurement)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from trisense.drivers import ports
-from trisense.edge.commands import app
-from trisense.edge.port_report import Holder, holders
+from trisense.edge.commands.edge import app
+from trisense.edge.commands.port_report import Holder, holders
 from typer.testing import CliRunner, Result
 
 from tests.usb import Usb, usb_at

@@ -28,7 +28,7 @@ import os, struct, sys
 from pathlib import Path
 from trisense.core.messages import EpochReceipt
 from trisense.core.model import BatchClass, ClockState, Field, Layer, Sample, Stream
-from trisense.edge.clock import SystemClock
+from trisense.edge.clocks.clock import SystemClock
 from trisense.edge.spool import Cut, Spool, SpoolOptions
 
 folder = Path(sys.argv[1])

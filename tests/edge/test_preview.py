@@ -18,11 +18,13 @@ from trisense.core.errors import SpoolError
 from trisense.core.model import BatchClass, ClockState, Field, FieldType, Layer, Quality, Sample, Stream
 from trisense.drivers import DeviceConfig, Lines, Observed, PolledDriver
 from trisense.edge import config as config_module
-from trisense.edge import preview as preview_module
-from trisense.edge.clock import Stamp, SystemClock
+from trisense.edge.clocks.clock import Stamp, SystemClock
 from trisense.edge.config import load
-from trisense.edge.ordinals import Ordinals
-from trisense.edge.preview import (
+from trisense.edge.runtime import Box
+from trisense.edge.sensing.ordinals import Ordinals
+from trisense.edge.spool import Cut, Spool
+from trisense.edge.telling import preview as preview_module
+from trisense.edge.telling.preview import (
     GRACE_S,
     MINUTE_NS,
     GapPreview,
@@ -31,8 +33,6 @@ from trisense.edge.preview import (
     preview_of,
     previewed,
 )
-from trisense.edge.runtime import Box
-from trisense.edge.spool import Cut, Spool
 
 from .peers import Bench, Gateway, until
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 from trisense.core.model import Field, Quality
-from trisense.edge.quality import FieldTests, Flags, QualityTable
+from trisense.edge.sensing.quality import FieldTests, Flags, QualityTable
 
 NS = 1_000_000_000
 FIELD = Field("tilt", "deg", valid=(-90, 90))

@@ -19,7 +19,7 @@ import pytest
 from trisense.core import topics
 from trisense.core.model import BatchClass
 from trisense.core.remote import Desired, Reported, content_hash, reported_of
-from trisense.edge.clock import SystemClock
+from trisense.edge.clocks.clock import SystemClock
 from trisense.edge.spool import Spool
 from trisense.sims.base import Faults, Truth, World, listening
 from trisense.sims.modbus import ModbusLine

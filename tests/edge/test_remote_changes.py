@@ -16,13 +16,13 @@ from trisense.core.remote import Desired, Reported, content_hash, reported_of
 from trisense.drivers import DeviceConfig, Field, FieldType, Layer, Lines, Observed, PolledDriver, Stream
 from trisense.edge import config as config_module
 from trisense.edge.config import BoxConfig, Device, load
-from trisense.edge.devices import DeviceSet
 from trisense.edge.remote import changes as module
 from trisense.edge.remote import record
 from trisense.edge.remote.changes import Changes
 from trisense.edge.remote.keeper import Keeper
 from trisense.edge.remote.reporter import Reporter
-from trisense.edge.supervisor import Supervisor
+from trisense.edge.sensing.devices import DeviceSet
+from trisense.edge.sensing.supervisor import Supervisor
 
 HEAD = '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 1\n'
 

@@ -20,13 +20,13 @@ from trisense.core.remote import VERBS
 from trisense.drivers import DeviceConfig, Field, FieldType, Layer, Lines, Observed, PolledDriver, Stream
 from trisense.edge import config as config_module
 from trisense.edge.config import Device, load
-from trisense.edge.devices import DeviceSet
 from trisense.edge.remote import commands as module
 from trisense.edge.remote import verbs as verbs_module
 from trisense.edge.remote.commands import ANSWERED_MAX, WAITING_MAX, Commands
 from trisense.edge.remote.verbs import Verbs
+from trisense.edge.sensing.devices import DeviceSet
+from trisense.edge.sensing.supervisor import Supervisor
 from trisense.edge.spool import Spool
-from trisense.edge.supervisor import Supervisor
 
 from .conftest import FakeClock
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trisense.core.errors import ConfigError, RemoteError
 from trisense.core.remote import Desired, content_hash
-from trisense.edge import commands
+from trisense.edge.commands import edge as commands
 from trisense.edge.config import BoxConfig, load
 from trisense.edge.remote import record
 from trisense.edge.remote.checking import from_afar, needs_restart

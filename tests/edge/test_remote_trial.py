@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from trisense.edge.config import Device
 from trisense.edge.remote.trial import Before, Trial
-from trisense.edge.supervisor import DeviceHealth
+from trisense.edge.sensing.supervisor import DeviceHealth
 
 
 @dataclass(eq=False)

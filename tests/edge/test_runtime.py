@@ -23,7 +23,7 @@ from trisense.drivers import (
     StreamingDriver,
 )
 from trisense.edge import config as config_module
-from trisense.edge.clock import PLAUSIBLE_NS, SystemClock
+from trisense.edge.clocks.clock import PLAUSIBLE_NS, SystemClock
 from trisense.edge.config import load
 from trisense.edge.runtime import Box
 from trisense.edge.spool import Spool

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from trisense.drivers.modbus.scan import FoundUnit, Scan
-from trisense.edge import commands, scan_command
+from trisense.edge.commands import edge as commands
+from trisense.edge.commands import scan as scan_command
 from trisense.sims.base import Faults, Truth, World, listening, plugged
 from trisense.sims.modbus import ModbusLine
 from typer import BadParameter

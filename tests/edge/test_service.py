@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 from trisense.edge.config import load
-from trisense.edge.notify import Notifier
-from trisense.edge.progress import Progress
 from trisense.edge.runtime import Box as Runtime
-from trisense.edge.watchdog import Watchdog
+from trisense.edge.sensing.progress import Progress
+from trisense.edge.service.notify import Notifier
+from trisense.edge.service.watchdog import Watchdog
 
 WATCHDOG_S = 0.6
 SHIM = Path(__file__).with_name("stuck_disk.c")

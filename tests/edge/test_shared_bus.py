@@ -16,8 +16,8 @@ import pytest
 from trisense.drivers import Line, Lines
 from trisense.drivers.modbus import Modbus, finetimer
 from trisense.drivers.modbus.driver import Config
-from trisense.edge import supervisor as supervisor_module
-from trisense.edge.supervisor import Supervisor
+from trisense.edge.sensing import supervisor as supervisor_module
+from trisense.edge.sensing.supervisor import Supervisor
 from trisense.sims.base import End, Faults, Simulator, Truth, World
 from trisense.sims.modbus import Answer, ModbusLine
 

@@ -343,7 +343,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from trisense.core.model import BatchClass, Field, Layer, Sample, Stream
-from trisense.edge.clock import SystemClock
+from trisense.edge.clocks.clock import SystemClock
 from trisense.edge.spool import Cut, Spool
 
 stream = Stream("mast", "weather", Layer.GROUND, (Field("x"),))

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from trisense.core.messages import LOSS, EpochReceipt
 from trisense.core.model import BatchClass
+from trisense.edge.commands.spool import app
 from trisense.edge.spool import Cut, Spool
-from trisense.edge.spool_command import app
 from typer.testing import CliRunner, Result
 
 MakeSpool = Callable[..., Spool]

@@ -8,9 +8,9 @@ import pytest
 from structlog.testing import capture_logs
 from trisense.core.model import ClockState, Field, FieldType, Layer, Quality, Stream, Value
 from trisense.drivers import Observed
-from trisense.edge.clock import Stamp
-from trisense.edge.ordinals import Ordinals
-from trisense.edge.stamping import Stamper
+from trisense.edge.clocks.clock import Stamp
+from trisense.edge.sensing.ordinals import Ordinals
+from trisense.edge.sensing.stamping import Stamper
 
 from tests.edge.conftest import T0_NS
 

@@ -21,8 +21,8 @@ from trisense.drivers import (
     Stream,
     StreamingDriver,
 )
-from trisense.edge import supervisor as module
-from trisense.edge.supervisor import Schedule, Supervisor
+from trisense.edge.sensing import supervisor as module
+from trisense.edge.sensing.supervisor import Schedule, Supervisor
 
 ROW = Observed("weather", {"air_temperature": 20.0})
 Step = Callable[[], Any]

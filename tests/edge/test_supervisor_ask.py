@@ -19,8 +19,8 @@ from trisense.drivers import (
     Stream,
     StreamingDriver,
 )
-from trisense.edge import supervisor as module
-from trisense.edge.supervisor import Supervisor
+from trisense.edge.sensing import supervisor as module
+from trisense.edge.sensing.supervisor import Supervisor
 
 ROW = Observed("weather", {"air_temperature": 20.0})
 

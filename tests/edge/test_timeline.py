@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 from trisense.core.model import ClockState
-from trisense.edge.timeline import Fix, Mode, Timeline
+from trisense.edge.clocks.timeline import Fix, Mode, Timeline
 
 from tests.edge.conftest import T0_NS, FakeClock
 

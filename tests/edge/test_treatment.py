@@ -11,15 +11,15 @@ from structlog.testing import capture_logs
 from trisense.core.errors import ConfigError
 from trisense.core.model import ClockState, Value
 from trisense.drivers import Observed
-from trisense.edge import calibration_report, checking
-from trisense.edge.birth import BirthMaker
-from trisense.edge.calibration import Certificate
-from trisense.edge.clock import Stamp
+from trisense.edge.clocks.clock import Stamp
+from trisense.edge.commands import calibration_report, checking
 from trisense.edge.config import BoxConfig, Device, load
-from trisense.edge.ordinals import Ordinals
-from trisense.edge.quality import QualityTable
-from trisense.edge.stamping import Stamper
-from trisense.edge.treatment import ValuesTable
+from trisense.edge.sending.birth import BirthMaker
+from trisense.edge.sensing.calibration import Certificate
+from trisense.edge.sensing.ordinals import Ordinals
+from trisense.edge.sensing.quality import QualityTable
+from trisense.edge.sensing.stamping import Stamper
+from trisense.edge.sensing.treatment import ValuesTable
 
 HEAD = """
 [box]

@@ -17,9 +17,9 @@ from trisense.core import topics
 from trisense.core.messages import EpochReceipt, State
 from trisense.core.model import BatchClass
 from trisense.core.topics import Lane
-from trisense.edge import outbox as outbox_module
 from trisense.edge.config import BoxConfig
-from trisense.edge.link import Connector
+from trisense.edge.sending import outbox as outbox_module
+from trisense.edge.sending.link import Connector
 from trisense.edge.spool import Cut, Head, Spool
 
 from .peers import BOX, Bench, Gateway, until

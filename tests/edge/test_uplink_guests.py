@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import aiomqtt
 import pytest
 from trisense.core.errors import LinkError
-from trisense.edge import downlink as downlink_module
-from trisense.edge.birth import BirthMaker
 from trisense.edge.config import BoxConfig
-from trisense.edge.link import Connector
+from trisense.edge.sending import downlink as downlink_module
+from trisense.edge.sending.birth import BirthMaker
+from trisense.edge.sending.link import Connector
 from trisense.edge.spool import Cut
 
 from .peers import BOX, Bench, Gateway, until

@@ -11,7 +11,7 @@ from trisense.core.messages import unpack_receipts
 from trisense.core.model import Batch, BatchClass, Sample, Stream
 from trisense.core.topics import Lane
 from trisense.core.wire import Header, split
-from trisense.edge.clock import SystemClock
+from trisense.edge.clocks.clock import SystemClock
 from trisense.edge.spool import Cut, Spool, SpoolOptions
 from trisense.gateway import ledger
 from trisense.gateway.accounts import Account, balance, facts_of, read_spool

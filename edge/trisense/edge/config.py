@@ -23,10 +23,10 @@ from trisense.core.remote import VERBS, Verb
 from trisense.drivers.lines import LineUrl
 from trisense.drivers.registry import driver_class
 from trisense.drivers.sdk import Driver
-from trisense.edge.alarm_tables import alarm_rules, unwatchable
-from trisense.edge.hours import Hours
+from trisense.edge.sending.hours import Hours
+from trisense.edge.sensing.treatment import Treatment, ValuesTable, load_certificates, treat, values_of
 from trisense.edge.status.table import StatusTable
-from trisense.edge.treatment import Treatment, ValuesTable, load_certificates, treat, values_of
+from trisense.edge.telling.alarm_tables import alarm_rules, unwatchable
 
 __all__ = [
     "BoxConfig",

@@ -18,35 +18,35 @@ from trisense.core.errors import LinkError, SpoolError
 from trisense.core.messages import CALIBRATION, State
 from trisense.core.model import BatchClass, Sample, Stream
 from trisense.drivers import Lines, Observed
-from trisense.edge.alarms import AlarmWatch
-from trisense.edge.allowance import Allowance
-from trisense.edge.batcher import Batcher
-from trisense.edge.birth import BirthMaker
-from trisense.edge.clock import Clock, SystemClock
-from trisense.edge.clockwatch import ClockWatch
+from trisense.edge.clocks.clock import Clock, SystemClock
+from trisense.edge.clocks.clockwatch import ClockWatch
+from trisense.edge.clocks.gnss import Gnss
+from trisense.edge.clocks.timeline import Timeline
 from trisense.edge.config import BoxConfig, Device
-from trisense.edge.daybook import Daybook
-from trisense.edge.devices import DeviceSet
-from trisense.edge.gnss import Gnss
-from trisense.edge.health import HEALTH, HealthTeller
-from trisense.edge.hotplug import HotPlug
-from trisense.edge.link import Connector
-from trisense.edge.notify import Notifier
 from trisense.edge.once import Fault
-from trisense.edge.ordinals import Ordinals
-from trisense.edge.preview import GapPreview, preview_of, previewed
 from trisense.edge.remote import Remote
 from trisense.edge.remote.hands import subscriptions
-from trisense.edge.service import Service
+from trisense.edge.sending.allowance import Allowance
+from trisense.edge.sending.birth import BirthMaker
+from trisense.edge.sending.daybook import Daybook
+from trisense.edge.sending.link import Connector
+from trisense.edge.sending.uplink import Uplink
+from trisense.edge.sensing.batcher import Batcher
+from trisense.edge.sensing.devices import DeviceSet
+from trisense.edge.sensing.hotplug import HotPlug
+from trisense.edge.sensing.ordinals import Ordinals
+from trisense.edge.sensing.stamping import Stamper, stamp_of
+from trisense.edge.sensing.supervisor import Supervisor
+from trisense.edge.sensing.treatment import Treatment
+from trisense.edge.service.manager import Service
+from trisense.edge.service.notify import Notifier
 from trisense.edge.spool import Cut, Loss, Spool, SpoolOptions
 from trisense.edge.spool.thread import SpoolThread
-from trisense.edge.stamping import Stamper, stamp_of
 from trisense.edge.status.outside import Outside
-from trisense.edge.supervisor import Supervisor
 from trisense.edge.tasks import together
-from trisense.edge.timeline import Timeline
-from trisense.edge.treatment import Treatment
-from trisense.edge.uplink import Uplink
+from trisense.edge.telling.alarms import AlarmWatch
+from trisense.edge.telling.health import HEALTH, HealthTeller
+from trisense.edge.telling.preview import GapPreview, preview_of, previewed
 
 __all__ = ["Box"]
 

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.status import Status as Spinner
 from trisense.core import logs
 from trisense.core.errors import LinkError
+from trisense.edge.commands.port_report import holders
 from trisense.edge.config import load
 from trisense.edge.doctor import broker, disk, machine, mqtt, portcheck, timekeeping
 from trisense.edge.doctor.examine import examine
 from trisense.edge.doctor.model import Check, Finding, Patient, Verdict
-from trisense.edge.port_report import holders
 from trisense.edge.status.client import Client, find_config, find_socket
 
 __all__ = ["CHECKS", "doctor", "patient_of"]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from trisense.drivers import ports
+from trisense.edge.commands.port_report import Holder, holders, named_ports, survey, unstable_names
 from trisense.edge.doctor.model import Finding, Patient, Verdict
 from trisense.edge.doctor.timekeeping import commands
-from trisense.edge.port_report import Holder, holders, named_ports, survey, unstable_names
 
 __all__ = ["check_meddlers", "check_ports"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from trisense.edge.clock import PLAUSIBLE_NS, SystemClock
+from trisense.edge.clocks.clock import PLAUSIBLE_NS, SystemClock
 from trisense.edge.doctor.model import Finding, Patient, Verdict
 
 __all__ = ["check_boot_id", "check_clock", "check_rtc"]

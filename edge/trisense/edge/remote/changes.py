@@ -21,13 +21,13 @@ from trisense.core.remote import (
     desired_of,
 )
 from trisense.edge.config import BoxConfig, load
-from trisense.edge.devices import DeviceSet
 from trisense.edge.remote.checking import from_afar, needs_restart
 from trisense.edge.remote.difference import difference
 from trisense.edge.remote.keeper import Keeper
 from trisense.edge.remote.reporter import Reporter
 from trisense.edge.remote.trial import Before, Trial
-from trisense.edge.supervisor import Supervisor
+from trisense.edge.sensing.devices import DeviceSet
+from trisense.edge.sensing.supervisor import Supervisor
 
 __all__ = ["Changes", "Changing"]
 

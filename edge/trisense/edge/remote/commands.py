@@ -21,7 +21,7 @@ from trisense.core.remote import (
     Verb,
     command_of,
 )
-from trisense.edge.clock import Clock
+from trisense.edge.clocks.clock import Clock
 from trisense.edge.once import Fault
 from trisense.edge.remote.verbs import Hands, Verbs
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import structlog
 from trisense.core import topics
 from trisense.core.errors import RemoteError
-from trisense.edge.clock import Clock
+from trisense.edge.clocks.clock import Clock
 from trisense.edge.config import BoxConfig
 from trisense.edge.remote import record
 from trisense.edge.remote.changes import Changes, Changing

@@ -9,7 +9,7 @@ import structlog
 from trisense.core import topics
 from trisense.core.errors import LinkError
 from trisense.core.remote import Reported
-from trisense.edge.uplink import Uplink
+from trisense.edge.sending.uplink import Uplink
 
 __all__ = ["Reporter"]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trisense.edge.config import Device
-from trisense.edge.devices import DeviceSet
-from trisense.edge.supervisor import Supervisor
+from trisense.edge.sensing.devices import DeviceSet
+from trisense.edge.sensing.supervisor import Supervisor
 
 __all__ = ["Before", "Trial", "worked"]
 

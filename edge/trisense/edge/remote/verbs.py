@@ -25,13 +25,13 @@ from trisense.core.remote import (
     content_hash,
 )
 from trisense.drivers import Picturing
-from trisense.edge.checking import row_of
+from trisense.edge.commands.checking import row_of
 from trisense.edge.config import BoxConfig, Device
-from trisense.edge.devices import DeviceSet
 from trisense.edge.remote.changes import Changes
+from trisense.edge.sending.uplink import Uplink
+from trisense.edge.sensing.devices import DeviceSet
 from trisense.edge.spool import Spool
 from trisense.edge.spool.thread import SpoolThread
-from trisense.edge.uplink import Uplink
 
 __all__ = ["Hands", "Verbs"]
 

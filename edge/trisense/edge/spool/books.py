@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from trisense.core.messages import SEQ_MAX
 from trisense.core.model import Counters, Sample, Stream
-from trisense.edge.ordinals import NEVER, Ordinals
+from trisense.edge.sensing.ordinals import NEVER, Ordinals
 from trisense.edge.spool.file import (
     AGE_NEVER_NS,
     BatchRow,

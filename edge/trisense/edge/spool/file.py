@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 from trisense.core.errors import SpoolError, SpoolLocked
-from trisense.edge.ordinals import NEVER
+from trisense.edge.sensing.ordinals import NEVER
 from trisense.edge.spool.model import epoch_name, epoch_number
 from trisense.edge.spool.rows import checksum
 from trisense.edge.spool.wal import PAGE_BYTES, marked_commits

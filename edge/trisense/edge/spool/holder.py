@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 import structlog
 from trisense.core.errors import SpoolError, SpoolFull
-from trisense.edge.clock import Clock
+from trisense.edge.clocks.clock import Clock
 from trisense.edge.once import Fault
 from trisense.edge.spool import file as files
 from trisense.edge.spool import room

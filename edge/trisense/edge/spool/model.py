@@ -9,7 +9,7 @@ from typing import Final
 
 from trisense.core.messages import LOSS
 from trisense.core.model import BatchClass, ClockState, Quality, Sample, Value
-from trisense.edge.ordinals import Ordinals
+from trisense.edge.sensing.ordinals import Ordinals
 
 __all__ = [
     "DAMAGED",

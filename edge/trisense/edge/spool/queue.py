@@ -10,7 +10,7 @@ from typing import Final
 
 from trisense.core.messages import EpochReceipt
 from trisense.core.model import Batch, BatchClass, ClockState, Counters, Value
-from trisense.edge.ordinals import Ordinals
+from trisense.edge.sensing.ordinals import Ordinals
 from trisense.edge.spool import file as files
 from trisense.edge.spool import reading, room
 from trisense.edge.spool.finalise import Unfinished, finalise, unfinished

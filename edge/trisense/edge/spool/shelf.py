@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 from trisense.core.messages import LOSS, EpochReceipt
 from trisense.core.model import Batch, BatchClass, Value, batch_hash
-from trisense.edge.clock import PLAUSIBLE_NS, Clock
+from trisense.edge.clocks.clock import PLAUSIBLE_NS, Clock
 from trisense.edge.once import Fault
 from trisense.edge.spool import reading
 from trisense.edge.spool.books import Books, Epoch

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from trisense.core.errors import SpoolError
-from trisense.edge.clock import PLAUSIBLE_NS
+from trisense.edge.clocks.clock import PLAUSIBLE_NS
 from trisense.edge.spool.file import APPLICATION_ID, VERSION, BatchRow, EpochRow, read_epochs
 from trisense.edge.spool.shelf import HORIZON
 

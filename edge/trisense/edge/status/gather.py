@@ -18,22 +18,22 @@ from trisense.drivers import Lines
 from trisense.drivers.modbus import Modbus
 from trisense.drivers.modbus.bus import ModbusBus
 from trisense.drivers.modbus.forecast import LineLoad, forecast
-from trisense.edge.alarms import AlarmWatch
-from trisense.edge.batcher import Batcher
-from trisense.edge.clock import Clock
+from trisense.edge.clocks.clock import Clock
+from trisense.edge.clocks.timeline import Timeline
 from trisense.edge.config import BoxConfig, Device
-from trisense.edge.devices import DeviceSet
 from trisense.edge.remote import Remote
+from trisense.edge.sending.uplink import Uplink
+from trisense.edge.sensing.batcher import Batcher
+from trisense.edge.sensing.devices import DeviceSet
+from trisense.edge.sensing.stamping import Stamper
 from trisense.edge.spool import Spool
 from trisense.edge.spool.model import KINDS, Summary
 from trisense.edge.spool.thread import SpoolThread
 from trisense.edge.spool.view import look_into
-from trisense.edge.stamping import Stamper
 from trisense.edge.status import machine, model
 from trisense.edge.status.latest import Latest, Seen
 from trisense.edge.status.problems import problems
-from trisense.edge.timeline import Timeline
-from trisense.edge.uplink import Uplink
+from trisense.edge.telling.alarms import AlarmWatch
 
 __all__ = ["Gatherer", "Parts", "count_queues"]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from trisense.drivers.modbus.pdu import Trouble
+from trisense.edge.sensing.supervisor import REASONS
 from trisense.edge.spool.model import KINDS
 from trisense.edge.status.model import Status
-from trisense.edge.supervisor import REASONS
 
 __all__ = ["Series", "exposition", "series_of"]
 

@@ -17,10 +17,10 @@ from trisense.core import topics
 from trisense.core.errors import WireError
 from trisense.core.messages import GatewayState, unpack_receipts
 from trisense.core.model import BatchClass
-from trisense.edge.answers import Answers
-from trisense.edge.link import QOS
 from trisense.edge.once import Fault
-from trisense.edge.outbox import Outbox
+from trisense.edge.sending.answers import Answers
+from trisense.edge.sending.link import QOS
+from trisense.edge.sending.outbox import Outbox
 from trisense.edge.spool.thread import SpoolThread
 
 __all__ = ["Downlink", "Mailbox", "OnMessage", "Wake"]

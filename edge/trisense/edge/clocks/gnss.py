@@ -20,9 +20,9 @@ from trisense.drivers.lines import open_line
 from trisense.drivers.nmea.codec import NmeaDecoder
 from trisense.drivers.sdk import Frame
 from trisense.edge.backoff import Backoff
-from trisense.edge.clock import PLAUSIBLE_NS, Clock
+from trisense.edge.clocks.clock import PLAUSIBLE_NS, Clock
+from trisense.edge.clocks.timeline import Fix
 from trisense.edge.once import Fault
-from trisense.edge.timeline import Fix
 
 __all__ = ["Gnss", "RmcDecoder", "utc_ns"]
 

@@ -15,7 +15,7 @@ import structlog
 from trisense.drivers import Lines
 from trisense.drivers.ports import serial_paths
 from trisense.edge.config import Device
-from trisense.edge.devices import DeviceSet
+from trisense.edge.sensing.devices import DeviceSet
 
 __all__ = ["HotPlug"]
 

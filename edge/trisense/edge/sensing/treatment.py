@@ -13,8 +13,8 @@ from trisense.core.config import ConfigModel, load_toml, mistakes_of
 from trisense.core.errors import ConfigError, Mistake
 from trisense.core.model import Field, FieldType, Stream
 from trisense.drivers.sdk import DeviceConfig, Driver
-from trisense.edge.calibration import Calibration, Certificate
-from trisense.edge.quality import QualityTable
+from trisense.edge.sensing.calibration import Calibration, Certificate
+from trisense.edge.sensing.quality import QualityTable
 
 __all__ = ["ColumnPlan", "Treatment", "ValuesTable", "load_certificates", "treat", "values_of"]
 

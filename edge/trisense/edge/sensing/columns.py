@@ -12,9 +12,9 @@ from trisense.core.errors import ValueRefused
 from trisense.core.messages import CALIBRATION
 from trisense.core.model import FieldType, Quality, Stream, Value, check_value
 from trisense.drivers import Observed
-from trisense.edge.calibration import Calibration, Certificate
-from trisense.edge.quality import NOTHING_FOUND, FieldTests, Findings, Flags
-from trisense.edge.treatment import ColumnPlan
+from trisense.edge.sensing.calibration import Calibration, Certificate
+from trisense.edge.sensing.quality import NOTHING_FOUND, FieldTests, Findings, Flags
+from trisense.edge.sensing.treatment import ColumnPlan
 
 __all__ = ["Column"]
 

@@ -14,10 +14,10 @@ import structlog
 from trisense.core.alarms import ALARM, Evaluator, Rule, Transition, alarm_values, bind
 from trisense.core.model import BatchClass, Sample
 from trisense.drivers import Observed
-from trisense.edge.alarm_tables import sources
-from trisense.edge.clock import Clock
+from trisense.edge.clocks.clock import Clock
 from trisense.edge.config import Device
-from trisense.edge.supervisor import Supervisor
+from trisense.edge.sensing.supervisor import Supervisor
+from trisense.edge.telling.alarm_tables import sources
 
 __all__ = ["AlarmWatch"]
 

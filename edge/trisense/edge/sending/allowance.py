@@ -6,10 +6,10 @@ from enum import IntEnum
 from typing import Final
 
 import structlog
-from trisense.edge.clock import Clock
+from trisense.edge.clocks.clock import Clock
 from trisense.edge.config import LinkTable
-from trisense.edge.daybook import Daybook, knows_the_day
-from trisense.edge.hours import Hours
+from trisense.edge.sending.daybook import Daybook, knows_the_day
+from trisense.edge.sending.hours import Hours
 
 __all__ = ["Allowance", "Allowed", "cost_bytes"]
 

@@ -12,7 +12,7 @@ from trisense.core.errors import WireError
 from trisense.core.model import Batch
 from trisense.core.wire import Header, split
 from trisense.edge.once import Fault
-from trisense.edge.outbox import Pick
+from trisense.edge.sending.outbox import Pick
 from trisense.edge.spool import Head
 from trisense.edge.spool.thread import SpoolThread
 

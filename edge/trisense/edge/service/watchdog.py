@@ -25,8 +25,8 @@ from types import FrameType
 from typing import Any, Final
 
 import structlog
-from trisense.edge.notify import Notifier
-from trisense.edge.progress import Progress
+from trisense.edge.sensing.progress import Progress
+from trisense.edge.service.notify import Notifier
 
 __all__ = ["Watchdog"]
 

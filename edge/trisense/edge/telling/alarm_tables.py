@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from trisense.core.alarms import Rule, Source, bind, rule_mistakes
 from trisense.core.errors import Mistake
 from trisense.core.model import BOX_DEVICE
-from trisense.edge.health import HEALTH, HEALTH_S
+from trisense.edge.telling.health import HEALTH, HEALTH_S
 
 if TYPE_CHECKING:
     from trisense.edge.config import Device

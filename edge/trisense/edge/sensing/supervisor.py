@@ -18,7 +18,7 @@ from trisense.drivers import Lines, Observed
 from trisense.drivers.sdk import Driver, PolledDriver, StreamingDriver
 from trisense.edge.backoff import Backoff
 from trisense.edge.once import Fault
-from trisense.edge.progress import Progress
+from trisense.edge.sensing.progress import Progress
 
 __all__ = ["REASONS", "Deadline", "DeviceHealth", "Schedule", "Supervisor", "deadline_s"]
 

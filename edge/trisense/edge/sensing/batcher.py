@@ -15,9 +15,9 @@ from trisense.core import limits
 from trisense.core.errors import SpoolError
 from trisense.core.model import BatchClass, Sample
 from trisense.edge.backoff import Backoff
-from trisense.edge.clock import Stamp, worst
+from trisense.edge.clocks.clock import Stamp, worst
 from trisense.edge.once import Fault
-from trisense.edge.progress import Progress
+from trisense.edge.sensing.progress import Progress
 from trisense.edge.spool import Cut, Loss
 
 __all__ = ["Batcher"]

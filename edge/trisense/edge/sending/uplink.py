@@ -16,19 +16,19 @@ from trisense.core.errors import LinkError, SpoolError
 from trisense.core.messages import State
 from trisense.core.model import BatchClass
 from trisense.core.topics import Lane
-from trisense.edge.allowance import Allowance, Allowed
-from trisense.edge.answers import Answers
 from trisense.edge.backoff import Backoff
-from trisense.edge.birth import BirthMaker
-from trisense.edge.bundler import Bundler
 from trisense.edge.config import LinkTable
-from trisense.edge.downlink import Downlink, Mailbox, OnMessage, Wake
-from trisense.edge.link import QOS, Connection, Connector
-from trisense.edge.linkmeter import LinkMeter
-from trisense.edge.linkstatus import LaneStatus, LinkStatus
 from trisense.edge.once import Fault
-from trisense.edge.outbox import Outbox
-from trisense.edge.sending import Sender
+from trisense.edge.sending.allowance import Allowance, Allowed
+from trisense.edge.sending.answers import Answers
+from trisense.edge.sending.birth import BirthMaker
+from trisense.edge.sending.bundler import Bundler
+from trisense.edge.sending.downlink import Downlink, Mailbox, OnMessage, Wake
+from trisense.edge.sending.link import QOS, Connection, Connector
+from trisense.edge.sending.meter import LinkMeter
+from trisense.edge.sending.model import LaneStatus, LinkStatus
+from trisense.edge.sending.outbox import Outbox
+from trisense.edge.sending.senders import Sender
 from trisense.edge.spool import Head, Spool
 from trisense.edge.spool.thread import SpoolThread
 from trisense.edge.tasks import together, wait_for

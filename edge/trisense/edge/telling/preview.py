@@ -21,10 +21,10 @@ from typing import Final
 import structlog
 from trisense.core.errors import SpoolError
 from trisense.core.model import NAME, BatchClass, ClockState, Field, FieldType, Quality, Sample, Stream, Value
-from trisense.edge.clock import Stamp, worst
+from trisense.edge.clocks.clock import Stamp, worst
 from trisense.edge.config import Device
 from trisense.edge.once import Fault
-from trisense.edge.ordinals import Ordinals
+from trisense.edge.sensing.ordinals import Ordinals
 from trisense.edge.spool import Cut
 
 __all__ = ["MINUTE_NS", "GapPreview", "Outage", "Preview", "preview_of", "previewed"]

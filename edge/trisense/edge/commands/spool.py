@@ -22,7 +22,7 @@ from trisense.core import logs
 from trisense.core.cli import cannot
 from trisense.core.config import ConfigModel, check, read_toml
 from trisense.core.errors import SpoolError, SpoolLocked
-from trisense.edge.clock import SystemClock
+from trisense.edge.clocks.clock import SystemClock
 from trisense.edge.config import SpoolTable
 from trisense.edge.spool import Spool, SpoolOptions
 from trisense.edge.spool.export import Exported, Wanted, export

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import structlog
 from trisense.core.model import ClockState
-from trisense.edge.clock import PLAUSIBLE_NS, Clock, Stamp
+from trisense.edge.clocks.clock import PLAUSIBLE_NS, Clock, Stamp
 
 __all__ = ["Fix", "Mode", "Plan", "TimeSource", "TimeStatus", "Timeline"]
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from trisense.edge.config import Device
-from trisense.edge.supervisor import Supervisor
+from trisense.edge.sensing.supervisor import Supervisor
 
 __all__ = ["DeviceSet"]
 

@@ -16,13 +16,13 @@ from typing import Final
 import structlog
 from trisense.core.errors import SpoolError
 from trisense.core.model import ClockState
-from trisense.edge.gnss import Gnss
+from trisense.edge.clocks.gnss import Gnss
+from trisense.edge.clocks.timeline import Plan, Timeline
 from trisense.edge.once import Fault
-from trisense.edge.ordinals import Ordinals
+from trisense.edge.sensing.ordinals import Ordinals
 from trisense.edge.spool import Cut, Spool
 from trisense.edge.spool.thread import SpoolThread
 from trisense.edge.tasks import together
-from trisense.edge.timeline import Plan, Timeline
 
 __all__ = ["ClockWatch"]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from trisense.edge.clock import Clock
-from trisense.edge.hours import DAY_S
+from trisense.edge.clocks.clock import Clock
+from trisense.edge.sending.hours import DAY_S
 
 __all__ = ["Daybook", "knows_the_day"]
 

@@ -10,10 +10,10 @@ import structlog
 from trisense.core import limits
 from trisense.core.model import BatchClass, Quality, Sample, Stream, Value
 from trisense.drivers import Observed
-from trisense.edge.clock import Stamp
-from trisense.edge.columns import Column
-from trisense.edge.ordinals import Ordinals
-from trisense.edge.treatment import Treatment
+from trisense.edge.clocks.clock import Stamp
+from trisense.edge.sensing.columns import Column
+from trisense.edge.sensing.ordinals import Ordinals
+from trisense.edge.sensing.treatment import Treatment
 
 __all__ = ["Stamper", "stamp_of"]
 

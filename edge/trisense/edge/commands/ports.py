@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from trisense.core import logs
 from trisense.core.errors import Mistake
+from trisense.edge.commands.port_report import PortUse, absent_ports, survey, unstable_names
 from trisense.edge.config import load
-from trisense.edge.port_report import PortUse, absent_ports, survey, unstable_names
 
 __all__ = ["ports"]
 

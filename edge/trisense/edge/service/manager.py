@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from trisense.core.errors import SpoolError
-from trisense.edge.batcher import Batcher
-from trisense.edge.devices import DeviceSet
-from trisense.edge.notify import Notifier
-from trisense.edge.progress import Progress
+from trisense.edge.sending.uplink import Uplink
+from trisense.edge.sensing.batcher import Batcher
+from trisense.edge.sensing.devices import DeviceSet
+from trisense.edge.sensing.progress import Progress
+from trisense.edge.service.notify import Notifier
+from trisense.edge.service.watchdog import Watchdog
 from trisense.edge.spool import Spool
 from trisense.edge.spool.thread import SpoolThread
 from trisense.edge.tasks import together
-from trisense.edge.uplink import Uplink
-from trisense.edge.watchdog import Watchdog
 
 __all__ = ["Service"]
 

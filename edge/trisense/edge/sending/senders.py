@@ -17,15 +17,15 @@ import structlog
 from trisense.core import topics
 from trisense.core.model import BatchClass
 from trisense.core.topics import Lane
-from trisense.edge.allowance import Allowance, Allowed, cost_bytes
-from trisense.edge.answers import Answers
 from trisense.edge.backoff import Backoff
-from trisense.edge.bundler import Ahead, Bundle, Bundler
-from trisense.edge.downlink import Downlink, Wake
-from trisense.edge.link import QOS, Connection
-from trisense.edge.linkmeter import LinkMeter
 from trisense.edge.once import Fault
-from trisense.edge.outbox import Outbox, Pick
+from trisense.edge.sending.allowance import Allowance, Allowed, cost_bytes
+from trisense.edge.sending.answers import Answers
+from trisense.edge.sending.bundler import Ahead, Bundle, Bundler
+from trisense.edge.sending.downlink import Downlink, Wake
+from trisense.edge.sending.link import QOS, Connection
+from trisense.edge.sending.meter import LinkMeter
+from trisense.edge.sending.outbox import Outbox, Pick
 from trisense.edge.spool import Head
 from trisense.edge.spool.thread import SpoolThread
 from trisense.edge.tasks import wait_for

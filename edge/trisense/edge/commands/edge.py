@@ -13,14 +13,14 @@ from typing import Annotated, Final
 import structlog
 import typer
 from trisense.core import logs
-from trisense.edge import checking
+from trisense.edge.commands import checking
+from trisense.edge.commands.ports import ports
+from trisense.edge.commands.scan import scan
 from trisense.edge.config import load
 from trisense.edge.doctor.command import doctor
-from trisense.edge.notify import Notifier
-from trisense.edge.ports_command import ports
 from trisense.edge.remote import standing
 from trisense.edge.runtime import Box
-from trisense.edge.scan_command import scan
+from trisense.edge.service.notify import Notifier
 from trisense.edge.status.commands import status
 
 __all__ = ["app"]

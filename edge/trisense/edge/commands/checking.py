@@ -17,14 +17,14 @@ from trisense.core.alarms import bind
 from trisense.core.errors import DeviceError, Mistake
 from trisense.core.model import Quality, Sample
 from trisense.drivers import Lines, Observed, PolledDriver, StreamingDriver
-from trisense.edge import calibration_report
-from trisense.edge.alarm_tables import sources
-from trisense.edge.clock import Stamp, SystemClock
+from trisense.edge.clocks.clock import Stamp, SystemClock
+from trisense.edge.commands import calibration_report
+from trisense.edge.commands.port_report import unstable_names
 from trisense.edge.config import BoxConfig, Device
-from trisense.edge.ordinals import Ordinals
-from trisense.edge.port_report import unstable_names
-from trisense.edge.stamping import Stamper
-from trisense.edge.supervisor import CLOSE_S, Deadline
+from trisense.edge.sensing.ordinals import Ordinals
+from trisense.edge.sensing.stamping import Stamper
+from trisense.edge.sensing.supervisor import CLOSE_S, Deadline
+from trisense.edge.telling.alarm_tables import sources
 
 __all__ = ["Reading", "as_json", "read_devices", "row_of", "show", "warnings"]
 

@@ -1,0 +1,1 @@
+"""The line of time that samples are stamped with, and who says what time it is."""

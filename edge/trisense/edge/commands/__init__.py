@@ -1,0 +1,1 @@
+"""The commands of a box: each reads its arguments, asks, and shows."""

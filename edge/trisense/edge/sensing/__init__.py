@@ -1,0 +1,1 @@
+"""From a device to the batch: supervision, stamps, tests of quality, calibration, cuts."""

@@ -1,0 +1,1 @@
+"""The box as a service of the system: readiness, watchdog, an orderly stop."""
