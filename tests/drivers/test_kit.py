@@ -185,6 +185,20 @@ async def test_a_swallowed_cancel_is_found(
     assert "swallowed" in wrong["cancel"]
 
 
+async def test_a_line_that_a_cancelled_close_leaves_open_is_found(
+    finder: ModuleType, contract: Conformance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = finder.RangeFinder.close
+
+    async def close(driver: Any) -> None:
+        await asyncio.sleep(0)  # such as a farewell to the device
+        await whole(driver)
+
+    monkeypatch.setattr(finder.RangeFinder, "close", close)
+    wrong = await found(subject(finder.RangeFinder, contract), "cancel")
+    assert "close(), it leaves its line open" in wrong["cancel"]
+
+
 # --- a device that answers --------------------------------------------------------------------------
 
 

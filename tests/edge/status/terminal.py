@@ -25,7 +25,8 @@ class Terminal:
         self._fd, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self._process = subprocess.Popen(
-            ["setsid", "--ctty", *TRISENSE, *arguments],  # so that Ctrl-C means it
+            # A terminal of its own, so that Ctrl-C means it, and is not ignored, as behind a shell's &.
+            ["env", "--default-signal=INT", "setsid", "--ctty", *TRISENSE, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -46,7 +46,7 @@ CELLS: Final[Mapping[CellName, str]] = {
     "hang-up": "the device goes in the middle of a frame: a DeviceError, also while it is away",
     "return": "it comes back as another device node (TCP: a new listener) and is read again",
     "clock steps": "the wall clock jumps: same rows, and no time of it in them",
-    "cancel": "cancelled at each await: close() returns, nothing is left behind, the next one works",
+    "cancel": "cancelled at each await, close() too: it returns, nothing is left behind, the next one works",
 }
 """The conformance matrix, in the order it is run."""
 

@@ -227,7 +227,10 @@ async def trial_of(subject: Subject, setup: Setup, folder: Path, *, run: bool = 
             yield trial
             for task in tasks:
                 task.cancel()
-    except* Broken as broken:
+    except BaseExceptionGroup as errors:
+        # No except*: before Python 3.11.4 that wraps what is raised in it into a group of its own.
+        if (broken := errors.subgroup(Broken)) is None:
+            raise
         raise _first_of(broken) from None
     finally:
         await stage.unplug()

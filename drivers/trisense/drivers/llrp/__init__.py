@@ -187,10 +187,12 @@ class Llrp(StreamingDriver[Config]):
     async def close(self) -> None:
         line, client = self._line, self._client
         self._line = self._client = None
-        if client is not None:
-            with contextlib.suppress(DeviceError, TimeoutError):
-                async with asyncio.timeout(CLOSE_S):
-                    await client.request(MessageType.DELETE_ROSPEC, ROSpecID=ROSPEC_ID)
-                    await client.request(MessageType.CLOSE_CONNECTION)
-        if line is not None:
-            await line.close()
+        try:
+            if client is not None:
+                with contextlib.suppress(DeviceError, TimeoutError):
+                    async with asyncio.timeout(CLOSE_S):
+                        await client.request(MessageType.DELETE_ROSPEC, ROSpecID=ROSPEC_ID)
+                        await client.request(MessageType.CLOSE_CONNECTION)
+        finally:
+            if line is not None:
+                await line.close()

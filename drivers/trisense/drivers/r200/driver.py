@@ -101,11 +101,13 @@ class R200(FramedDriver[R200Config]):
                     yield row
 
     async def close(self) -> None:
-        if self._line is not None:
-            with contextlib.suppress(DeviceError, TimeoutError):
-                async with asyncio.timeout(CLOSE_S):
-                    await self._line.write(self._command(STOP))
-        await super().close()
+        try:
+            if self._line is not None:
+                with contextlib.suppress(DeviceError, TimeoutError):
+                    async with asyncio.timeout(CLOSE_S):
+                        await self._line.write(self._command(STOP))
+        finally:
+            await super().close()
 
     async def _ask(self, device: Dialogue, code: int, parameter: bytes) -> None:
         reply = await device.ask(self._command(code, parameter), _answers(code))
