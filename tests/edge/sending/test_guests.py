@@ -16,10 +16,10 @@ from trisense.edge.sending.birth import BirthMaker
 from trisense.edge.sending.link import Connector
 from trisense.edge.spool import Cut
 
-from .peers import BOX, Bench, Gateway, until
+from tests.edge.peers import BOX, Bench, Gateway, until
 
 if TYPE_CHECKING:
-    from .conftest import Broker, FakeClock
+    from tests.edge.conftest import Broker, FakeClock
 
 pytestmark = pytest.mark.peer
 

@@ -15,7 +15,7 @@ from trisense.edge.sending.daybook import Daybook
 from trisense.edge.sending.hours import Hours
 
 if TYPE_CHECKING:
-    from .conftest import FakeClock
+    from tests.edge.conftest import FakeClock
 
 HOUR_S = 3600
 NOON_NS = 1_780_056_000 * 1_000_000_000  # 2026-05-29 12:00 UTC

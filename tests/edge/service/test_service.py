@@ -23,7 +23,7 @@ from trisense.edge.service.notify import Notifier
 from trisense.edge.service.watchdog import Watchdog
 
 WATCHDOG_S = 0.6
-SHIM = Path(__file__).with_name("stuck_disk.c")
+SHIM = Path(__file__).parents[1] / "stuck_disk.c"
 
 DRIVER = '''
 import asyncio, time

@@ -23,12 +23,12 @@ from trisense.edge.config import BoxConfig, load
 from trisense.edge.sensing.supervisor import DeviceHealth
 from trisense.edge.telling.alarms import AlarmWatch
 
-from .peers import Gateway
+from tests.edge.peers import Gateway
 
 if TYPE_CHECKING:
-    from .conftest import Broker, FakeClock
+    from tests.edge.conftest import Broker, FakeClock
 
-SAMPLE = Path(__file__).parents[2] / "deploy" / "edge.sample.toml"
+SAMPLE = Path(__file__).parents[3] / "deploy" / "edge.sample.toml"
 RULES = """
 [[alarm]]
 name = "dusty"

@@ -21,7 +21,7 @@ CUTS = 220
 SECTOR_BYTES = 512
 HEAD = struct.Struct("=cxHIq")
 MARK = struct.Struct("=QQQ")
-SHIM = Path(__file__).with_name("power_cut.c")
+SHIM = Path(__file__).parents[1] / "power_cut.c"
 
 WRITER = """
 import os, struct, sys

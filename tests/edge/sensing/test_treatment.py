@@ -47,7 +47,7 @@ version = "one"
 """
 T0_NS = 1_780_000_000_000_000_000
 """2026-05-28, when the tests' clock stands."""
-DEPLOY = Path(__file__).parents[2] / "deploy"
+DEPLOY = Path(__file__).parents[3] / "deploy"
 
 
 def loaded(tmp_path: Path, table: str = "", **certificates: str) -> BoxConfig:

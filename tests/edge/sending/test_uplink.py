@@ -22,7 +22,7 @@ from trisense.edge.sending import outbox as outbox_module
 from trisense.edge.sending.link import Connector
 from trisense.edge.spool import Cut, Head, Spool
 
-from .peers import BOX, Bench, Gateway, until
+from tests.edge.peers import BOX, Bench, Gateway, until
 
 pytestmark = pytest.mark.peer
 

@@ -29,7 +29,7 @@ from trisense.edge.config import (
 )
 from trisense.edge.status.table import StatusTable
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "deploy" / "edge.sample.toml"
 TRISENSE = (sys.executable, "-m", "trisense.core")
 

@@ -34,10 +34,10 @@ from trisense.edge.telling.preview import (
     previewed,
 )
 
-from .peers import Bench, Gateway, until
+from tests.edge.peers import Bench, Gateway, until
 
 if TYPE_CHECKING:
-    from .conftest import Broker
+    from tests.edge.conftest import Broker
 
 T0_NS = 1_780_000_020_000_000_000
 assert T0_NS % MINUTE_NS == 0

@@ -22,7 +22,7 @@ from trisense.core.model import Batch
 from tests.edge.conftest import Broker
 from tests.edge.peers import Gateway, until
 
-SHIM = Path(__file__).with_name("wrong_clock.c")
+SHIM = Path(__file__).parents[1] / "wrong_clock.c"
 CLOCKS = struct.Struct("=qqq")
 MS, SECOND, HOUR, DAY = 1_000_000, 1_000_000_000, 3_600_000_000_000, 86_400_000_000_000
 TRUE_AT_BOOT_NS = 1_790_000_000 * SECOND

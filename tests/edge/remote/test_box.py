@@ -25,7 +25,7 @@ from trisense.sims.base import Faults, Truth, World, listening
 from trisense.sims.modbus import ModbusLine
 
 if TYPE_CHECKING:
-    from .conftest import Broker
+    from tests.edge.conftest import Broker
 
 pytestmark = pytest.mark.peer
 

@@ -18,11 +18,11 @@ from trisense.edge.sending import meter as linkmeter_module
 from trisense.edge.sending import uplink as uplink_module
 from trisense.edge.spool import Cut, Spool
 
-from .peers import Bench, Gateway, until
-from .proxy import BadLink
+from tests.edge.peers import Bench, Gateway, until
+from tests.edge.proxy import BadLink
 
 if TYPE_CHECKING:
-    from .conftest import Broker, FakeClock
+    from tests.edge.conftest import Broker, FakeClock
 
 pytestmark = pytest.mark.peer
 

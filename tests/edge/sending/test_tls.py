@@ -30,7 +30,7 @@ from trisense.edge.spool.thread import SpoolThread
 
 pytestmark = pytest.mark.peer
 
-MOSQUITTO = Path(__file__).parents[2] / "deploy" / "mosquitto"
+MOSQUITTO = Path(__file__).parents[3] / "deploy" / "mosquitto"
 
 
 @dataclass

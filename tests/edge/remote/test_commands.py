@@ -28,7 +28,7 @@ from trisense.edge.sensing.devices import DeviceSet
 from trisense.edge.sensing.supervisor import Supervisor
 from trisense.edge.spool import Spool
 
-from .conftest import FakeClock
+from tests.edge.conftest import FakeClock
 
 FILE = '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 1\n'
 

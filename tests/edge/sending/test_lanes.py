@@ -19,10 +19,10 @@ from trisense.edge.sending import senders as sending_module
 from trisense.edge.sending import uplink as uplink_module
 from trisense.edge.spool import Cut, Spool
 
-from .peers import Bench, Gateway, until
+from tests.edge.peers import Bench, Gateway, until
 
 if TYPE_CHECKING:
-    from .conftest import FakeClock
+    from tests.edge.conftest import FakeClock
 
 pytestmark = pytest.mark.peer
 

@@ -36,7 +36,7 @@ from typer.testing import CliRunner
 
 from tests.usb import Usb, usb_at
 
-CERTIFICATES = Path(__file__).parents[2] / "deploy/mosquitto/certificates.sh"
+CERTIFICATES = Path(__file__).parents[3] / "deploy/mosquitto/certificates.sh"
 
 
 def configure(

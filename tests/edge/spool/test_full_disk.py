@@ -19,7 +19,7 @@ from trisense.edge.config import load
 from trisense.edge.runtime import Box
 from trisense.edge.spool import Spool
 
-from .peers import Gateway, until
+from tests.edge.peers import Gateway, until
 
 CHANCE = random.Random(5)
 
