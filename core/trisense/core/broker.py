@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 from pathlib import Path
 from typing import Annotated, Self
@@ -40,6 +41,21 @@ class BrokerTable(ConfigModel):
             raise ValueError("a username with password_file")
         return self
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether the connection is TLS, which always verifies the broker's certificate."""
+        return bool(self.tls or self.ca_file or self.cert_file)
+
+    @property
+    def local(self) -> bool:
+        """Whether the broker is on this machine, by what is written: a name may point there and move."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
     def password(self) -> str | None:
         """The password, or None where there is none.
 
@@ -54,7 +70,7 @@ class BrokerTable(ConfigModel):
         Raises:
             ConfigError: a file of it cannot be used.
         """
-        if not (self.tls or self.ca_file or self.cert_file):
+        if not self.encrypted:
             return None
         try:
             context = ssl.create_default_context(cafile=self.ca_file)

@@ -137,7 +137,10 @@ class LinkTable(ConfigModel):
 
 
 class RemoteTable(ConfigModel):
-    """What may be done from afar, by whoever has the gateway's rights at the broker."""
+    """What may be done from afar, by whoever has the gateway's rights at the broker.
+
+    All of it needs TLS, or a broker on the box itself; see ``over_plain``.
+    """
 
     commands: tuple[Verb, ...] = VERBS
     """Commands that are done; the others are refused. An empty list switches them off."""
@@ -145,6 +148,9 @@ class RemoteTable(ConfigModel):
     """Whether a configuration that comes over the link may be put to work."""
     health_s: Annotated[float, Constrained(ge=1, le=3600)] = 120.0
     """How long such a configuration may take to prove itself healthy before it is rolled back."""
+    over_plain: bool = False
+    """Whether all this is taken over a network without TLS, too, from whoever can reach the broker or the
+    wires to it."""
 
 
 class ClockTable(ConfigModel):

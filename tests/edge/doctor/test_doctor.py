@@ -457,6 +457,23 @@ def test_a_broker_that_is_named_otherwise_or_gives_no_rights_is_told(
 
 
 @pytest.mark.peer
+@pytest.mark.parametrize(
+    ("remote", "said"),
+    [
+        ("", "commands and configurations from afar are refused"),
+        ("over_plain = true", "lets whoever reaches the broker command this box"),
+        ("commands = []\nconfig = false", "not used"),
+    ],
+)
+def test_a_broker_without_tls_elsewhere_is_warned_of_with_what_it_means(
+    broker: Any, tmp_path: Path, remote: str, said: str
+) -> None:
+    mqtt_table = f'host = "127.1"\nport = {broker.port}\n[remote]\n{remote}'  # here, and does not say so
+    tls = list(way.check_way(Patient(load(configure(tmp_path, mqtt=mqtt_table)))))[-1]
+    assert (tls.name, tls.verdict, tls.measured.endswith(said)) == ("TLS", "warn", True)
+
+
+@pytest.mark.peer
 def test_a_gateway_that_is_online_is_found(broker: Any, tmp_path: Path) -> None:
     state = GatewayState(online=True).model_dump_json()
     command = ["mosquitto_pub", "-p", str(broker.port), "-t", "tri/v1g/west/state", "-r", "-m", state]

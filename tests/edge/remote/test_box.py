@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +80,11 @@ class Field:
             f'framing = "tcp"\ninterval_s = {INTERVAL_S}\ntimeout_s = 1\n'
         )
 
-    def config(self, *devices: str, port: int | None = None) -> str:
-        head = f'[box]\nid = "{BOX}"\nsite = "kx"\n[clock]\nhold_s = 0\n[mqtt]\nhost = "127.0.0.1"\n'
-        return f"{head}port = {port or self.port}\n[remote]\nhealth_s = 1\n" + "".join(devices)
+    def config(
+        self, *devices: str, port: int | None = None, host: str = "127.0.0.1", remote: str = ""
+    ) -> str:
+        head = f'[box]\nid = "{BOX}"\nsite = "kx"\n[clock]\nhold_s = 0\n[mqtt]\nhost = "{host}"\n'
+        return f"{head}port = {port or self.port}\n[remote]\nhealth_s = 1\n{remote}\n" + "".join(devices)
 
     def start(self, *before: str) -> subprocess.Popen[bytes]:
         with (self.folder / "box.log").open("ab") as log:
@@ -130,6 +133,14 @@ class Field:
     def command(self, verb: str, **arguments: object) -> bytes:
         body = {"v": 1, "verb": verb, "deadline": "2100-01-01T00:00:00Z", "arguments": arguments}
         return json.dumps(body).encode()
+
+    async def status(self) -> dict[str, Any]:
+        """What ``edge status`` says."""
+        command = [sys.executable, "-m", "trisense.core", "edge", "status", str(self.file), "--json"]
+        asked = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        said, _ = await asked.communicate()
+        told: dict[str, Any] = json.loads(said)
+        return told
 
     async def ended(self, process: subprocess.Popen[bytes]) -> int:
         return await asyncio.to_thread(process.wait, 20)
@@ -285,3 +296,32 @@ async def test_a_box_that_is_cut_off_in_the_middle_ends_on_the_last_good_one_and
     assert "stopped before" in back.reason
     assert (await field.do("a", field.command("read", device="roof")))["error"]["reason"] == "no_such_device"
     assert (await field.do("b", field.command("read", device="mast")))["ok"]
+
+
+async def test_over_a_network_without_tls_nothing_is_done_unless_the_deployer_wants_it(field: Field) -> None:
+    mast, roof = (field.device(name, port) for name, port in zip(("mast", "roof"), field.ports, strict=True))
+    somewhere = partial(field.config, host="127.1")  # reaches the broker, and does not say that it is here
+    wanted = partial(somewhere, remote="over_plain = true")
+    field.file.write_text(somewhere(mast))
+    box = field.start()
+    local = (await field.report("running")).running
+    for identity, verb in (("a", "reload"), ("b", "show-config")):
+        refused = (await field.do(identity, field.command(verb)))["error"]
+        assert refused["reason"] == "not_allowed"
+        assert "got a plain connection to 127.1:" in refused["detail"]
+    both = await field.desire(somewhere(mast, roof))
+    rejected = await field.report("rejected", both)
+    assert (rejected.running, "over_plain = true" in rejected.reason) == (local, True)
+
+    told = await field.status()
+    assert "got a plain connection" in told["box"]["closed"]
+    box.terminate()
+    assert await field.ended(box) == 0
+    assert (field.folder / "box.log").read_text().count('"remote_refused"') == 1
+
+    field.file.write_text(wanted(mast))
+    field.start()
+    await field.report("running")
+    assert (await field.do("c", field.command("read", device="mast")))["ok"]
+    good = await field.desire(wanted(mast, roof))
+    assert (await field.report("running", good)).running == good.hash

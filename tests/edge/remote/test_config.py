@@ -18,6 +18,7 @@ from trisense.edge.config import BoxConfig, load
 from trisense.edge.remote import record
 from trisense.edge.remote.checking import from_afar, needs_restart
 from trisense.edge.remote.difference import difference
+from trisense.edge.remote.door import door
 from trisense.edge.remote.keeper import Keeper
 from typer.testing import CliRunner
 
@@ -320,16 +321,35 @@ def test_the_deployer_sees_whether_his_file_is_what_runs(local: BoxConfig, path:
 
 
 @pytest.mark.parametrize(
-    ("mqtt", "remote", "warned"),
+    ("mqtt", "remote", "expected"),
     [
-        ('host = "10.0.0.1"', "", True),
-        ('host = "10.0.0.1"', "commands = []", True),
-        ('host = "10.0.0.1"', "commands = []\nconfig = false", False),
-        ('host = "10.0.0.1"\ntls = true', "", False),
-        ('host = "127.0.0.1"', "", False),
+        ('host = "10.0.0.1"', "", "closed"),
+        ('host = "127.0.0.1.example.org"', "", "closed"),
+        ('host = "10.0.0.1"', "commands = []", "closed"),
+        ('host = "10.0.0.1"', "commands = []\nconfig = false", "unused"),
+        ('host = "10.0.0.1"', "over_plain = true", "open"),
+        ('host = "10.0.0.1"\ntls = true', "", "guarded"),
+        ('host = "10.0.0.1"\nca_file = "ca.crt"', "over_plain = true", "guarded"),
+        ('host = "127.0.0.1"', "", "guarded"),
+        ('host = "localhost"', "", "guarded"),
+        ('host = "::1"', "over_plain = true", "guarded"),
     ],
 )
-def test_an_open_door_is_warned_of(write: Write, mqtt: str, remote: str, warned: bool) -> None:
+def test_a_broker_that_proves_nothing_is_not_obeyed_unless_it_is_wanted_so(
+    write: Write, mqtt: str, remote: str, expected: str
+) -> None:
     local = write(f"{BOX}[mqtt]\n{mqtt}\nport = 1883\n[remote]\n{remote}\n{DUST}")
+    assert door(local) == expected
     checked = CliRunner().invoke(commands.app, ["check", str(local.path)])
-    assert ("anybody may command this box" in checked.stderr) is warned
+    assert ("nothing from afar is taken" in checked.stderr) is (expected == "closed")
+    assert ("whoever reaches the broker may command" in checked.stderr) is (expected == "open")
+
+
+def test_a_configuration_after_which_nothing_more_could_come_is_refused(write: Write) -> None:
+    local = write(LOCAL)
+    away = LOCAL.replace("127.0.0.1", "broker.example.net", 1)
+    assert mistakes(local, away) == ["mqtt"]
+    assert from_afar(local, away.replace("port = 1883", "port = 8883\ntls = true")).mqtt.encrypted
+    both_ways = LOCAL + "[remote]\nover_plain = true\n"
+    local = write(both_ways)
+    assert not from_afar(local, both_ways.replace("127.0.0.1", "broker.example.net", 1)).mqtt.local

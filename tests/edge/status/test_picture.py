@@ -160,6 +160,13 @@ def test_a_terminal_obeys_nothing_that_a_device_says() -> None:
     assert not any(sign in text for sign in "\x1b\x07\u202e")
 
 
+def test_a_box_that_takes_nothing_from_afar_says_why_and_is_well() -> None:
+    lines = shown(picture(box={"closed": "got a plain connection to broker:1883"}), 120)
+    assert lines[1] == "All is well."
+    (row,) = [line for line in lines if line.startswith("AFAR")]
+    assert row.endswith("all is refused: got a plain connection to broker:1883")
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.04, "0.0 s"), (9.94, "9.9 s"), (89, "89 s"), (90, "1.5 min"), (5400, "1.5 h"), (200_000, "2.3 d")],

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from trisense.core.errors import ConfigError
-from trisense.edge.config import MqttTable
+from trisense.edge.config import BoxConfig, MqttTable
 from trisense.edge.doctor.certificates import Certificate, certificates_in, parse
 from trisense.edge.doctor.model import Finding, Patient, Values, Verdict
+from trisense.edge.remote.door import door
 
 __all__ = ["check_certificates", "check_way"]
 
@@ -65,22 +66,17 @@ def check_way(patient: Patient) -> Iterator[Finding]:
         return
     with plain:
         yield Finding("connection", Verdict.OK, f"{where} takes connections, {_ms(began_s)}")
-        yield from _tls(table, plain)
+        yield from _tls(patient.config, plain)
 
 
-def _tls(table: MqttTable, plain: socket.socket) -> Iterator[Finding]:
+def _tls(config: BoxConfig, plain: socket.socket) -> Iterator[Finding]:
+    table = config.mqtt
     try:
         context = table.tls_context()
     except ConfigError:
         return  # told with the files
     if context is None:
-        local = table.host in ("localhost", "::1") or table.host.startswith("127.")
-        advice = (
-            ""
-            if local
-            else "use TLS: readings, and the right to write in the box's name, go open over the network"
-        )
-        yield Finding("TLS", Verdict.OK if local else Verdict.WARN, "not used", advice)
+        yield _plain(config)
         return
     began_s = time.monotonic()
     try:
@@ -99,6 +95,19 @@ def _tls(table: MqttTable, plain: socket.socket) -> Iterator[Finding]:
         return
     if theirs is not None:
         yield _validity("broker's certificate", theirs, theirs.name)
+
+
+def _plain(config: BoxConfig) -> Finding:
+    if config.mqtt.local:
+        return Finding("TLS", Verdict.OK, "not used: the broker is on this machine")
+    advice = "use TLS: readings, and the right to write in the box's name, go open over the network"
+    measured = "not used"
+    match door(config):
+        case "closed":
+            measured += ", so commands and configurations from afar are refused"
+        case "open":
+            measured += ", and [remote] over_plain lets whoever reaches the broker command this box"
+    return Finding("TLS", Verdict.WARN, measured, advice)
 
 
 def _unverified(table: MqttTable) -> Certificate | None:

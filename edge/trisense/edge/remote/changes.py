@@ -23,6 +23,7 @@ from trisense.core.remote import (
 from trisense.edge.config import BoxConfig, load
 from trisense.edge.remote.checking import from_afar, needs_restart
 from trisense.edge.remote.difference import difference
+from trisense.edge.remote.door import closed
 from trisense.edge.remote.keeper import Keeper
 from trisense.edge.remote.reporter import Reporter
 from trisense.edge.remote.trial import Before, Trial
@@ -138,6 +139,8 @@ class Changes:
     def _checked(self, desired: Desired) -> tuple[BoxConfig, Difference]:
         if not self._keeper.local.remote.config:
             raise RemoteError("not_allowed", "[remote] config = false on the box")
+        if (why := closed(self._box.config)) is not None:
+            raise RemoteError("not_allowed", why)
         check_content(desired)
         config = from_afar(self._keeper.local, desired.content)
         return config, difference(self._box.config, config)

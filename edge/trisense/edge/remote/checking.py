@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from trisense.core.config import ConfigModel, parse_toml
 from trisense.core.errors import ConfigError, Mistake
 from trisense.edge.config import BoxConfig, checked
+from trisense.edge.remote.door import door
 
 __all__ = ["from_afar", "needs_restart"]
 
@@ -44,6 +45,9 @@ def from_afar(local: BoxConfig, content: str) -> BoxConfig:
         config = checked(local.path, content, tables)
     except ConfigError as error:
         raise ConfigError(error.file, [*error.mistakes, *found]) from error
+    if door(config) == "closed" and door(local) != "closed":
+        expected = "TLS, or over_plain = true in the box's own file, else it would be the last the box takes"
+        found.append(Mistake("mqtt", expected, f"a plain connection to {config.mqtt.host}"))
     if found:
         raise ConfigError(str(local.path), found)
     return config

@@ -23,6 +23,7 @@ from trisense.core.remote import (
 )
 from trisense.edge.clocks.clock import Clock
 from trisense.edge.once import Fault
+from trisense.edge.remote.door import closed
 from trisense.edge.remote.verbs import Hands, Verbs
 
 __all__ = ["Commands"]
@@ -98,6 +99,8 @@ class Commands:
             del self._at_work[identity]
 
     async def _reply(self, identity: str, payload: bytes) -> Reply:
+        if (why := closed(self._box.config)) is not None:  # which is told once, not for each
+            return Reply(ok=False, error=Failure(reason="not_allowed", detail=why))
         verb: str | None = None
         try:
             command = command_of(payload)

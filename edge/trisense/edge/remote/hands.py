@@ -10,9 +10,11 @@ from trisense.core import topics
 from trisense.core.errors import RemoteError
 from trisense.edge.clocks.clock import Clock
 from trisense.edge.config import BoxConfig
+from trisense.edge.once import Fault
 from trisense.edge.remote import record
 from trisense.edge.remote.changes import Changes, Changing
 from trisense.edge.remote.commands import Commands
+from trisense.edge.remote.door import closed
 from trisense.edge.remote.keeper import Keeper
 from trisense.edge.remote.reporter import Reporter
 from trisense.edge.remote.verbs import Hands, Verbs
@@ -43,6 +45,8 @@ class Remote:
         self._keeper = Keeper(local, record.path_beside(local.spool.path))
         self._desired = topics.desired(local.box.id)
         self._reload = asyncio.Event()
+        self._box = box
+        self._refused = Fault(log, "remote_refused", forget_s=3600.0)
         self.reporter = Reporter(local.box.id, box.uplink)
         self.changes = Changes(box, self._keeper, self.reporter)
         self._commands = Commands(box, box.clock, Verbs(box, self.changes))
@@ -51,7 +55,12 @@ class Remote:
         """What to run after a start; the spool is ours by now, so the record beside it is too."""
         start = await asyncio.to_thread(self._keeper.begin)
         self.reporter.say(start.reported)
+        self._tell_refused(start.config)
         return start.config
+
+    def _tell_refused(self, config: BoxConfig) -> None:
+        if (why := closed(config)) is not None:
+            self._refused.failed(why=why)
 
     def reload(self) -> None:
         """Read the box's own file again, soon; what comes of it is logged."""
@@ -68,6 +77,7 @@ class Remote:
 
     async def take(self, topic: str, payload: bytes) -> None:
         """Take a message of ``subscriptions``; it is worked on apart from this."""
+        self._tell_refused(self._box.config)
         if topic == self._desired:
             self.changes.put(payload)
         else:

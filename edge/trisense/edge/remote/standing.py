@@ -11,6 +11,7 @@ from trisense.core.errors import Mistake, RemoteError
 from trisense.core.remote import content_hash
 from trisense.edge.config import BoxConfig, load
 from trisense.edge.remote import record
+from trisense.edge.remote.door import door
 from trisense.edge.remote.record import Record
 
 __all__ = ["config", "warnings"]
@@ -42,9 +43,12 @@ def config(
 def warnings(local: BoxConfig) -> list[Mistake]:
     """What the reader of the box's own file would not think of."""
     found = []
-    if _open_door(local):
-        expected = "commands = [] and config = false, or TLS with certificates"
-        found.append(Mistake("remote", expected, "a broker where anybody may command this box"))
+    if door(local) == "closed":
+        expected = "TLS, else nothing from afar is taken (or commands = [] and config = false)"
+        found.append(Mistake("remote", expected, f"a plain connection to {local.mqtt.host}"))
+    elif door(local) == "open":
+        expected = "TLS with certificates: whoever reaches the broker may command this box"
+        found.append(Mistake("remote.over_plain", expected, "true"))
     try:
         known = _standing(local)
     except RemoteError as error:
@@ -53,13 +57,6 @@ def warnings(local: BoxConfig) -> list[Mistake]:
         if known is not None and known.good is not None:
             found.append(Mistake("file", "what the box runs", "not this file, see `trisense edge config`"))
     return found
-
-
-def _open_door(local: BoxConfig) -> bool:
-    mqtt, remote = local.mqtt, local.remote
-    secured = mqtt.tls or mqtt.ca_file is not None or mqtt.cert_file is not None
-    here = mqtt.host in ("localhost", "127.0.0.1", "::1")
-    return bool(remote.commands or remote.config) and not secured and not here
 
 
 def _standing(local: BoxConfig) -> Record | None:

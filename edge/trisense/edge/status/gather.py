@@ -22,6 +22,7 @@ from trisense.edge.clocks.clock import Clock
 from trisense.edge.clocks.timeline import Timeline
 from trisense.edge.config import BoxConfig, Device
 from trisense.edge.remote import Remote
+from trisense.edge.remote.door import closed
 from trisense.edge.sending.uplink import Uplink
 from trisense.edge.sensing.batcher import Batcher
 from trisense.edge.sensing.devices import DeviceSet
@@ -133,6 +134,7 @@ class Gatherer:
             config_source="local" if told is None else told.source,
             config_state="running" if told is None else told.state,
             config_why="" if told is None else told.reason,
+            closed=closed(config),
             pid=os.getpid(),
             up_s=now_s - self._began_s,
             boot_id=self._box.clock.boot_id,

@@ -59,6 +59,8 @@ class Box(_Told):
     config_state: ConfigState = "running"
     config_why: str = ""
     """What became of the configuration that a gateway desired last, and why."""
+    closed: str | None = None
+    """Why commands and configurations from afar are refused; null where they are not."""
     pid: int
     up_s: float
     """Since this process began."""

@@ -142,6 +142,8 @@ def _rows(status: Status) -> Iterator[tuple[str, str]]:
     if any(lane.bundles for lane in status.link.lanes.values()):
         yield "LANES", "; ".join(_lanes(status))
     yield "SPOOL", "; ".join(_spool(status))
+    if status.box.closed is not None:
+        yield "AFAR", f"all is refused: {plain(status.box.closed)}"
     yield "CLOCK", _clock(status)
     yield "MACHINE", ", ".join(_machine(status))
 
