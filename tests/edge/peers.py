@@ -13,6 +13,7 @@ import aiomqtt
 from trisense.core import topics
 from trisense.core.messages import EpochReceipt, GatewayState, State, pack_receipts
 from trisense.core.model import Batch
+from trisense.core.mqtt import Client
 from trisense.core.topics import Lane
 from trisense.core.wire import unpack
 from trisense.edge.clocks.clock import Clock
@@ -48,7 +49,7 @@ class Gateway:
     async def run(self) -> None:
         while True:
             with contextlib.suppress(aiomqtt.MqttError):
-                async with aiomqtt.Client("127.0.0.1", self.port, identifier="gateway") as self.client:
+                async with Client("127.0.0.1", self.port, identifier="gateway") as self.client:
                     await self.client.subscribe(f"{topics.ROOT}/+/up/+", 1)
                     await self.client.subscribe(f"{topics.ROOT}/+/+", 1)
                     self.ready.set()

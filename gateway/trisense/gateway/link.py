@@ -18,6 +18,7 @@ import structlog
 from trisense.core import topics
 from trisense.core.errors import WireError
 from trisense.core.messages import GatewayState
+from trisense.core.mqtt import Client
 from trisense.core.topics import Lane
 from trisense.gateway.config import MqttConfig
 
@@ -167,7 +168,7 @@ class Links:
     def _client(self, name: str) -> aiomqtt.Client:
         protocol = self._protocols[name]
         v5 = protocol is aiomqtt.ProtocolVersion.V5
-        return aiomqtt.Client(
+        return Client(
             self._config.host,
             self._config.port,
             username=self._config.username,

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from trisense.core import topics
 from trisense.core.errors import LinkError
 from trisense.core.messages import State
+from trisense.core.mqtt import Client
 from trisense.core.remote import Command, Desired, Reply, Reported, reply_of, reported_of
 from trisense.gateway.config import GatewayConfig, MqttConfig
 
@@ -163,7 +164,7 @@ async def _client(config: GatewayConfig) -> AsyncIterator[aiomqtt.Client]:
 
 
 async def _entered(mqtt: MqttConfig, worker: str, protocol: aiomqtt.ProtocolVersion) -> aiomqtt.Client:
-    client = aiomqtt.Client(
+    client = Client(
         mqtt.host,
         mqtt.port,
         username=mqtt.username,

@@ -15,6 +15,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from trisense.core import topics
 from trisense.core.errors import ConfigError, LinkError
+from trisense.core.mqtt import Client
 from trisense.edge.config import MqttTable
 
 __all__ = ["QOS", "Connection", "Connector"]
@@ -54,7 +55,7 @@ HEADERS_BYTES: Final = {socket.AF_INET: 52, socket.AF_INET6: 72}
 """IP and TCP with time stamps, each segment."""
 
 
-class Connection(aiomqtt.Client):
+class Connection(Client):
     """aiomqtt's client, which also says what the broker said of a publish and what the link carried."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
