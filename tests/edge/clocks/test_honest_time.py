@@ -98,7 +98,8 @@ class Rig:
         self.spool.open()
         self.door = Door(self.spool)
         ordinals: dict[tuple[str, str], Ordinals] = {}
-        self.watch = ClockWatch(self.timeline, self.door, ordinals, lambda: None)  # type: ignore[arg-type]  # a door
+        self.finalised = 0
+        self.watch = ClockWatch(self.timeline, self.door, ordinals, self._count)  # type: ignore[arg-type]  # a door
         await self.watch.begin()
         for stream in STREAMS:
             ordinals[stream.key] = self.spool.ordinals(stream.key)
@@ -110,6 +111,9 @@ class Rig:
         await self.door.run(lambda spool: spool.commit(final, losses))
         alarms = [cut for cut in final if cut.batch_class is BatchClass.ALARM]
         assert all(cut.offset_ns is None for cut in alarms), "an alarm waits"
+
+    def _count(self) -> None:
+        self.finalised += 1
 
     def rush(self) -> None:
         """A sample is taken and committed while the clock-watch waits for the spool."""
@@ -337,3 +341,34 @@ def test_no_story_of_clocks_loses_doubles_reorders_or_lies(
     actions: Actions, hold_s: float, error_ns: int
 ) -> None:
     tell(actions, hold_s, error_ns)
+
+
+async def test_a_switch_that_the_disk_broke_off_is_finished_and_whoever_sends_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path)
+    await rig.start()
+    for _ in range(70):
+        await rig.live(1)
+    rig.synchronise()
+    rig.pass_time(1)
+    finalise = rig.spool.finalise
+
+    def broken_at_last(*args: Any, limit: int | None = 64) -> int:
+        if limit is None:
+            raise SpoolError("told to fail")
+        return finalise(*args, limit=limit)
+
+    with structlog.testing.capture_logs() as logs, monkeypatch.context() as patch:
+        patch.setattr(rig.spool, "finalise", broken_at_last)
+        await rig.rushed_tick()
+    assert "finalise_failed" in [entry["event"] for entry in logs]
+    assert (rig.timeline.open, len(rig.spool.unfinished())) == (False, 1), "sensed meanwhile, and left"
+    told = rig.finalised
+    assert told > 0, "most may be sent"
+
+    await rig.tick()
+    assert rig.spool.unfinished() == []
+    assert rig.finalised > told
+    check(rig, await rig.settle())
+    rig.spool.close()

@@ -189,6 +189,22 @@ def test_fsck_sees_a_count_that_would_use_a_number_twice(filled: tuple[Path, int
     assert told("fsck", path, "--repair")["outcome"] == "repaired"
 
 
+def test_fsck_finds_damaged_counters_and_repair_keeps_every_batch(filled: tuple[Path, int]) -> None:
+    path, _ = filled
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE epoch SET samples_committed = samples_committed + 1")
+    db.close()
+    assert told("fsck", path)["faults"]["epoch"] == 1
+    assert told("fsck", path, "--repair")["outcome"] == "repaired"
+    after = told("fsck", path)
+    assert (after["outcome"], after["checked"]["batches"]) == ("good", 9 + 1)
+    lines = [json.loads(line) for line in spool_command("export", path).stdout.splitlines() if line[0] == "{"]
+    (loss,) = [line["values"] for line in lines if line["measurement"] == "loss"]
+    assert (loss["first"], loss["last"], loss["samples"]) == (9, None, None), (
+        "whether there were more is unknown"
+    )
+
+
 def test_repair_and_trim_are_for_a_stopped_box(spool: Spool, spool_path: Path, cut: MakeCut) -> None:
     spool.commit([cut(0)])
     answer = spool_command("trim", spool_path)

@@ -130,16 +130,20 @@ def test_a_picture_waits_for_the_time_too(spool: Spool, open_cut: Make, offset_n
 
 
 def test_a_damaged_open_batch_is_declared_lost_and_holds_up_no_other(
-    spool: Spool, open_cut: Make, offset_ns: int
+    spool: Spool, open_cut: Make, offset_ns: int, clock: FakeClock
 ) -> None:
-    spool.commit([open_cut(number) for number in range(3)])
-    spool._db.execute("UPDATE batch SET samples = samples + 1 WHERE seq = 1")
+    clock.advance(5)
+    cuts = [open_cut(number) for number in range(3)]
+    spool.commit(cuts)
+    spool._db.execute("UPDATE batch SET samples = samples + 1 WHERE seq = 0")
+    (found,) = spool.unfinished()
+    assert found.first_boot_ns == min(s.time_ns for s in cuts[1].samples) - offset_ns
     while spool.finalise("boot-1", offset_ns, RIGHT):
         pass
     assert spool.unfinished() == []
-    assert [head.seq for head in spool.heads(BatchClass.DATA)] == [0, 2]
+    assert [head.seq for head in spool.heads(BatchClass.DATA)] == [1, 2]
     ((_, declared),) = spool.load([head.id for head in spool.heads(BatchClass.ALARM)])
-    assert declared.samples[0].values[1:3] == (1, 1)
+    assert declared.samples[0].values[1:3] == (0, 0)
 
 
 def test_a_power_cut_between_two_parts_leaves_each_batch_open_or_final(

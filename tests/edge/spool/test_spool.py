@@ -19,7 +19,7 @@ import pytest
 from structlog.testing import capture_logs
 from trisense.core.errors import SpoolError, SpoolFull, SpoolLocked
 from trisense.core.messages import LOSS, EpochReceipt
-from trisense.core.model import Batch, BatchClass, ClockState, batch_hash
+from trisense.core.model import Batch, BatchClass, ClockState, Sample, Stream, batch_hash
 from trisense.edge.spool import Cut, Head, Loss, Spool, SpoolOptions
 
 MakeSpool = Callable[..., Spool]
@@ -429,6 +429,22 @@ def test_ordinals_go_on_after_a_restart(make_spool: MakeSpool, cut: MakeCut) -> 
     with make_spool() as spool:
         ordinals = spool.ordinals(("mast", "weather"))
         assert [ordinals.take(time_ns), ordinals.take(time_ns - 1), ordinals.take(time_ns + 1)] == [1, 2, 0]
+
+
+def test_ordinals_go_on_though_a_stream_was_described_otherwise_for_a_while(
+    make_spool: MakeSpool, cut: MakeCut, stream: Stream
+) -> None:
+    """A configuration that is pushed and taken back: the older description has the newer numbers."""
+    other = replace(stream, fields=stream.fields[:1])
+    time_ns = cut(1).samples[0].time_ns
+
+    def row(of: Stream, n: int) -> Cut:
+        return Cut(BatchClass.DATA, (Sample(of, time_ns, (1.0, 1, "x")[: len(of.fields)], n),))
+
+    with make_spool() as spool:
+        spool.commit([row(stream, 0), row(other, 1), row(stream, 2)])
+    with make_spool() as spool:
+        assert spool.ordinals(stream.key).take(time_ns) == 3
 
 
 def test_a_file_that_is_no_database_is_put_aside_and_declared(

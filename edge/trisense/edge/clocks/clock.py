@@ -112,5 +112,4 @@ def _boot_id() -> str:
 @cache
 def _adjtimex() -> ctypes._NamedFuncPointer:
     function = ctypes.CDLL(None, use_errno=True).adjtimex
-    function.restype = ctypes.c_int
     return function
