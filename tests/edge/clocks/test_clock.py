@@ -25,7 +25,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
             return answer
 
         monkeypatch.setattr(module, "_adjtimex", lambda: adjtimex)
-        monkeypatch.setattr(module.time, "time_ns", lambda: now_ns)
+        monkeypatch.setattr(SystemClock, "now_ns", lambda _: now_ns)
 
     return says
 

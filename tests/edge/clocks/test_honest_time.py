@@ -354,10 +354,10 @@ async def test_a_switch_that_the_disk_broke_off_is_finished_and_whoever_sends_is
     rig.pass_time(1)
     finalise = rig.spool.finalise
 
-    def broken_at_last(*args: Any, limit: int | None = 64) -> int:
+    def broken_at_last(boot_id: str, offset_ns: int, clock: ClockState, limit: int | None = 64) -> int:
         if limit is None:
             raise SpoolError("told to fail")
-        return finalise(*args, limit=limit)
+        return finalise(boot_id, offset_ns, clock, limit)
 
     with structlog.testing.capture_logs() as logs, monkeypatch.context() as patch:
         patch.setattr(rig.spool, "finalise", broken_at_last)

@@ -111,5 +111,4 @@ def _boot_id() -> str:
 
 @cache
 def _adjtimex() -> ctypes._NamedFuncPointer:
-    function = ctypes.CDLL(None, use_errno=True).adjtimex
-    return function
+    return ctypes.CDLL(None, use_errno=True).adjtimex
