@@ -57,7 +57,8 @@ TELL_S: Final = 5.0
 """Longest wait for the broker to take the birth of a box that was configured anew."""
 STOP_COMMIT_S: Final = 1.5
 STOP_LINK_S: Final = 1.5
-"""With what devices take, within the 5 s that a service may take to leave."""
+STOP_NOTE_S: Final = 0.5
+"""Together, and with what devices take, within the 5 s that a service may take to leave."""
 
 
 class Box:
@@ -148,11 +149,18 @@ class Box:
                 )
             finally:
                 self._notifier.stopping()
+                # Only a stop that was asked for: what ends the box otherwise may be its configuration.
+                noting = asyncio.create_task(self._note_end(stop), name="remote-stop")
                 self.batcher.stop()
                 await _within(STOP_COMMIT_S, committing)
                 sending.cancel()
                 await _within(STOP_LINK_S, sending)
+                await _within(STOP_NOTE_S, noting)
                 log.info("box_stops", committed=self.batcher.committed, **self.uplink.counts)
+
+    async def _note_end(self, stop: asyncio.Event) -> None:
+        if stop.is_set():
+            await self.remote.stopped()
 
     async def told(self) -> dict[str, JsonValue]:
         """The picture of ``edge status`` without the values, for which there is ``read``."""

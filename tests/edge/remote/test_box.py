@@ -110,6 +110,13 @@ class Field:
                 self.news.clear()
                 await self.news.wait()
 
+    async def any_report(self) -> Reported:
+        async with asyncio.timeout(20):
+            while not self.reports:
+                self.news.clear()
+                await self.news.wait()
+        return self.reports.pop(0)
+
     async def do(self, identity: str, payload: bytes) -> dict[str, Any]:
         before = len(self.replies.get(identity, []))
         await self.client.publish(topics.command(BOX, identity), payload, 1)
@@ -325,3 +332,43 @@ async def test_over_a_network_without_tls_nothing_is_done_unless_the_deployer_wa
     assert (await field.do("c", field.command("read", device="mast")))["ok"]
     good = await field.desire(wanted(mast, roof))
     assert (await field.report("running", good)).running == good.hash
+
+
+ANOTHER_BOOT = """
+import sys
+from pathlib import Path
+from trisense.edge.clocks import clock
+clock.BOOT_ID = Path(sys.argv.pop(1))
+from trisense.core.cli import main
+main()
+"""
+
+
+async def test_a_box_that_dies_of_what_it_accepted_goes_back_by_itself_and_says_so(field: Field) -> None:
+    mast, roof = (field.device(name, port) for name, port in zip(("mast", "roof"), field.ports, strict=True))
+    boot = field.folder / "boot_id"
+    boot.write_text("first")
+    box = field.start("-c", ANOTHER_BOOT, str(boot))
+    local = (await field.report("running")).running
+    desired = await field.desire(field.config(mast, roof))
+    await field.report("running", desired)
+
+    async def reported_after(end: signal.Signals) -> Reported:
+        nonlocal box
+        box.send_signal(end)
+        assert await field.ended(box) == (0 if end is signal.SIGTERM else -end)
+        field.reports.clear()
+        box = field.start("-c", ANOTHER_BOOT, str(boot))
+        return await field.any_report()
+
+    boot.write_text("second")  # as after a power cut, which counts as little as a stop
+    for end in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        assert (await reported_after(end)).running == desired.hash
+    back = await reported_after(signal.SIGKILL)
+    assert (back.running, back.state, back.desired) == (local, "rolled_back", desired.hash)
+    assert "the box died of it 3 times" in back.reason
+    assert (await field.do("a", field.command("read", device="roof")))["error"]["reason"] == "no_such_device"
+    assert any(
+        "the box died of it 3 times" in problem["text"] for problem in (await field.status())["problems"]
+    )
+    assert '"configuration_rolled_back"' in (field.folder / "box.log").read_text()

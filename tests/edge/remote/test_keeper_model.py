@@ -16,6 +16,8 @@ from trisense.edge.config import load
 from trisense.edge.remote import record
 from trisense.edge.remote.keeper import Keeper
 
+from tests.edge.conftest import FakeClock
+
 HEAD = '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 1883\n'
 DEVICE = '[[device]]\nname = "dust"\ndriver = "plantower"\nline = "tcp://127.0.0.1:1"\n'
 
@@ -40,6 +42,10 @@ class Starts(RuleBasedStateMachine):
         self.file.write_text(self.own)
         self.trial: str | None = None
         self.tried: str | None = None
+        self.before: list[str] = []
+        """What the box would go back to when it dies too often."""
+        self.deaths = 0
+        self.clock = FakeClock()
         self.start()
 
     def teardown(self) -> None:
@@ -48,22 +54,35 @@ class Starts(RuleBasedStateMachine):
     def text(self) -> str:
         return f"{HEAD}{DEVICE}# {next(self.numbers)}\n"
 
-    def start(self) -> None:
-        self.keeper = Keeper(load(self.file), self.path)
+    def start(self, after: Literal["power cut", "death", "stop"] = "power cut") -> None:
+        if after == "power cut":
+            self.clock.boot_id = f"boot-{next(self.numbers)}"
+            self.deaths = 0
+        self.keeper = Keeper(load(self.file), self.path, self.clock)
         started = self.keeper.begin()
+        expected = started.reported.state  # said before
         if self.file.read_text() != self.own:
             self.own = self.good = self.file.read_text()
+            self.before = []
             expected = "running" if self.tried is None else "superseded"
         elif self.trial is not None:
             expected = "rolled_back"
-        else:
-            expected = started.reported.state  # said before
+        elif self.before and after == "death":
+            self.deaths += 1
+            if self.deaths == 3:
+                self.went_back()
+                expected = "rolled_back"
         self.trial = None
         assert started.config.text == self.good
         assert started.reported.running == content_hash(self.good)
         assert started.reported.state == expected
         assert started.reported.source == ("local" if self.good == self.own else "remote")
         assert started.reported.desired == (None if self.tried is None else content_hash(self.tried))
+
+    def went_back(self) -> None:
+        self.deaths = 0
+        (self.good,) = self.before
+        self.before = [] if self.good == self.own else [self.own]
 
     def cut_at(self, cut: Cut, work: object, *arguments: object) -> bool:
         """Do the work; whether its record reached the disk. After a cut the box has started anew."""
@@ -96,7 +115,9 @@ class Starts(RuleBasedStateMachine):
     def keep_it(self, cut: Cut) -> None:
         if self.cut_at(cut, self.keeper.confirm):
             assert self.trial is not None
+            self.before = [self.good]
             self.good, self.trial = self.trial, None
+            self.deaths = 0
         if cut != "no":
             self.start()
 
@@ -111,6 +132,16 @@ class Starts(RuleBasedStateMachine):
     @rule()
     def power_goes(self) -> None:
         self.start()
+
+    @rule(times=st.integers(1, 3))
+    def process_dies(self, times: int) -> None:
+        for _ in range(times):
+            self.start("death")
+
+    @rule()
+    def is_stopped(self) -> None:
+        self.keeper.stopped()
+        self.start("stop")
 
     @rule()
     def deployer_edits(self) -> None:

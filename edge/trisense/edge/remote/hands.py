@@ -11,7 +11,7 @@ from trisense.core.errors import RemoteError
 from trisense.edge.clocks.clock import Clock
 from trisense.edge.config import BoxConfig
 from trisense.edge.once import Fault
-from trisense.edge.remote import record
+from trisense.edge.remote import record, watch
 from trisense.edge.remote.changes import Changes, Changing
 from trisense.edge.remote.commands import Commands
 from trisense.edge.remote.door import closed
@@ -42,7 +42,7 @@ class Remote:
 
     def __init__(self, box: RemoteBox, local: BoxConfig) -> None:
         """``local`` is the box's own file."""
-        self._keeper = Keeper(local, record.path_beside(local.spool.path))
+        self._keeper = Keeper(local, record.path_beside(local.spool.path), box.clock)
         self._desired = topics.desired(local.box.id)
         self._reload = asyncio.Event()
         self._box = box
@@ -83,6 +83,15 @@ class Remote:
         else:
             await self._commands.put(topic.rpartition("/")[2], payload)
 
+    async def stopped(self) -> None:
+        """Write down that the box was stopped in order."""
+        await asyncio.to_thread(self._keeper.stopped)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(watch.AGE_EVERY_S)
+            await asyncio.to_thread(self._keeper.aged)
+
     async def run(self) -> None:
         """Work until cancelled.
 
@@ -95,5 +104,6 @@ class Remote:
                 "remote-config": self.changes.run(),
                 "remote-commands": self._commands.run(),
                 "remote-reload": self._reloads(),
+                "remote-watch": self._watch(),
             }
         )

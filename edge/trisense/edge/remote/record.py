@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from trisense.core.errors import RemoteError
 from trisense.core.remote import Hash
 
-__all__ = ["Outcome", "Record", "Tried", "load", "path_beside", "read", "save"]
+__all__ = ["Outcome", "Record", "Tried", "Watch", "load", "path_beside", "read", "save"]
 
 RECORD_BYTES: Final = 1 << 20
-"""More than two configurations, each byte written as two."""
+"""More than three configurations, each byte written as two."""
 
 
 Outcome = Literal["trial", "running", "rolled_back", "superseded"]
@@ -40,6 +40,23 @@ class Tried(_Strict):
     """ISO 8601 UTC by the box's clock."""
 
 
+class Watch(_Strict):
+    """How the box fares with a configuration from afar in its first day; see ``remote.watch``."""
+
+    before: str | None = None
+    """The last good one before it, to go back to; none: the box's own file."""
+    boot_id: str
+    """The boot of the machine that all times here are of."""
+    at_work: bool = True
+    """No stop in order since the last start."""
+    ran_s: float = 0.0
+    """Seconds of running with it,"""
+    counted_s: float
+    """counted up to this boot time."""
+    unclean_s: list[float] = []
+    """Boot times of starts that count against it."""
+
+
 class Record(_Strict):
     """Where a box stands between its own file and what a gateway wants."""
 
@@ -51,6 +68,8 @@ class Record(_Strict):
     trial: str | None = None
     """The one on trial: found at a start, it did not get to prove itself."""
     tried: Tried | None = None
+    watch: Watch | None = None
+    """Of ``good``, while it is young."""
 
 
 def path_beside(spool: Path) -> Path:
