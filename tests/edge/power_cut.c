@@ -1,9 +1,10 @@
-/* Preloaded into a writer: notes every write, truncation, removal and sync below $POWER_CUT_FOLDER, so that a
- * test can rebuild what a disk may hold when the power goes. One record: operation, path length, offset, size,
- * path, data. */
+/* Preloaded into a writer: notes every write, truncation, new name, removal and sync below $POWER_CUT_FOLDER, so
+ * that a test can rebuild what a disk may hold when the power goes. One record: operation, path length, offset,
+ * size, path, data (of a renaming the new path). */
 #define _GNU_SOURCE
 #include <limits.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -66,6 +67,13 @@ int unlink(const char *path)
 {
     int failed = (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
     if (!failed) note('u', path, 0, "", 0);
+    return failed;
+}
+
+int rename(const char *from, const char *to)
+{
+    int failed = (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+    if (!failed) note('r', from, 0, to, (uint32_t)strlen(to));
     return failed;
 }
 

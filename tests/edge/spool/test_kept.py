@@ -13,6 +13,8 @@ from trisense.core.model import BatchClass
 from trisense.edge.spool import Cut, Spool
 from trisense.edge.spool.thread import SpoolThread
 
+from tests.edge.spool.damage import smash_an_index
+
 MakeSpool = Callable[..., Spool]
 MakeCut = Callable[..., Cut]
 HOUR_NS = 3_600_000_000_000
@@ -109,6 +111,40 @@ def test_what_is_replayed_is_receipted_again_and_kept_again(
         settled = spool.settle([EpochReceipt(epoch, stored=((0, 4),))])
         assert [head.seq for head in settled.heads] == [0, 3, 4]
         assert spool.waiting() == 0
+
+
+def test_a_refused_batch_is_replayed_too_for_a_restored_gateway_has_forgotten_its_refusal(
+    make_spool: MakeSpool, spool_path: Path, cut: MakeCut
+) -> None:
+    with make_spool() as spool:
+        spool.commit([cut(n) for n in range(3)])
+        spool.settle([EpochReceipt(spool.epoch, stored=((0, 1),), refused=((2, "type", 3),))])
+        epoch = spool.epoch
+    smash_an_index(spool_path)
+
+    with make_spool() as spool:
+        assert spool.summary().kept.batches == 3, "a salvage carries it over"
+        assert spool.replay(0, 1 << 62) == 3
+        assert [b.seq for _, b in spool.load(h.id for h in spool.heads(BatchClass.DATA))] == [0, 1, 2]
+        again = spool.settle([EpochReceipt(epoch, stored=((0, 1),), refused=((2, "type", 3),))])
+        assert (len(again.heads), again.refused, spool.waiting()) == (3, 1, 0)
+
+
+def test_what_waits_a_second_time_can_be_receipted_after_a_salvage(
+    make_spool: MakeSpool, spool_path: Path, cut: MakeCut
+) -> None:
+    with make_spool() as spool:
+        spool.commit([cut(n) for n in range(5)])
+        receipt(spool, 0, 4)
+        spool.commit([cut(5)])
+        assert spool.replay(0, 1 << 62) == 5
+        epoch = spool.epoch
+    smash_an_index(spool_path)
+
+    with make_spool() as spool:
+        settled = spool.settle([EpochReceipt(epoch, stored=((0, 4),))])
+        assert [head.seq for head in settled.heads] == [0, 1, 2, 3, 4]
+        assert spool.waiting() == 1
 
 
 def test_an_epoch_is_remembered_while_a_batch_of_it_can_be_replayed(

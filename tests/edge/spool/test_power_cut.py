@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 import struct
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,11 +12,10 @@ from trisense.core.model import BatchClass
 from trisense.edge.spool import Spool
 from trisense.edge.spool.view import pages
 
+from tests.edge.power import Disk, Recorder, lay_down
+
 CUTS = 220
-SECTOR_BYTES = 512
-HEAD = struct.Struct("=cxHIq")
 MARK = struct.Struct("=QQQ")
-SHIM = Path(__file__).parents[1] / "power_cut.c"
 
 WRITER = """
 import os, struct, sys
@@ -56,96 +50,16 @@ os._exit(0)  # no orderly end
 """
 
 
-@dataclass
-class Operation:
-    kind: bytes
-    name: str
-    offset: int
-    data: bytes
-
-
-@dataclass
-class Disk:
-    """Files as they surely are, and what was written to each since its last sync."""
-
-    sure: dict[str, bytearray] = field(default_factory=dict)
-    loose: dict[str, list[Operation]] = field(default_factory=dict)
-
-    def take(self, operation: Operation) -> None:
-        if operation.kind == b"u":
-            self.sure.pop(operation.name, None)
-            self.loose.pop(operation.name, None)
-        elif operation.kind == b"s":
-            for earlier in self.loose.pop(operation.name, []):
-                apply(self.sure, earlier)
-        else:
-            self.loose.setdefault(operation.name, []).append(operation)
-
-    def cut(self, chance: random.Random) -> dict[str, bytearray]:
-        """One thing the disk may hold now: any sectors of any unsynced write, in any mixture."""
-        files = {name: bytearray(content) for name, content in self.sure.items()}
-        for operations in self.loose.values():
-            for operation in operations:
-                for part in sectors(operation):
-                    if chance.random() < 0.5:
-                        apply(files, part)
-        return files
-
-
-def sectors(operation: Operation) -> Iterator[Operation]:
-    if operation.kind != b"w":
-        yield operation
-        return
-    for at in range(0, len(operation.data), SECTOR_BYTES):
-        part = operation.data[at : at + SECTOR_BYTES]
-        yield Operation(b"w", operation.name, operation.offset + at, part)
-
-
-def apply(files: dict[str, bytearray], operation: Operation) -> None:
-    content = files.setdefault(operation.name, bytearray())
-    if operation.kind == b"t":
-        del content[operation.offset :]
-        content.extend(bytes(operation.offset - len(content)))
-    else:
-        end = operation.offset + len(operation.data)
-        content.extend(bytes(max(0, end - len(content))))
-        content[operation.offset : end] = operation.data
-
-
 @pytest.fixture(scope="module")
-def operations(tmp_path_factory: pytest.TempPathFactory) -> list[Operation]:
-    """What a writer did to its disk, in order."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    work = tmp_path_factory.mktemp("power")
-    shim, log, folder = work / "power_cut.so", work / "log", work / "disk"
-    folder.mkdir()
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(shim), str(SHIM)], check=True)
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": str(shim),
-        "POWER_CUT_FOLDER": str(folder),
-        "POWER_CUT_LOG": str(log),
-    }
-    subprocess.run([sys.executable, "-c", WRITER, str(folder)], env=environment, check=True)
-    return list(read_log(log.read_bytes()))
-
-
-def read_log(log: bytes) -> Iterator[Operation]:
-    at = 0
-    while at < len(log):
-        kind, path_bytes, size, offset = HEAD.unpack_from(log, at)
-        at += HEAD.size
-        name = Path(log[at : at + path_bytes].decode()).name
-        at += path_bytes
-        yield Operation(kind, name, offset, log[at : at + size])
-        at += size
+def recorder(tmp_path_factory: pytest.TempPathFactory) -> Recorder:
+    return Recorder(tmp_path_factory.mktemp("power"))
 
 
 def test_no_power_cut_takes_a_committed_batch(
-    operations: list[Operation], spool_path: Path, make_spool: Callable[..., Spool]
+    recorder: Recorder, tmp_path: Path, spool_path: Path, make_spool: Callable[..., Spool]
 ) -> None:
+    (folder := tmp_path / "disk").mkdir()
+    operations = recorder.run(WRITER, folder)
     assert sum(o.kind == b"s" and o.name == "spool.db-wal" for o in operations) >= 120
     assert any(o.kind == b"s" and o.name == "spool.db" for o in operations), "no checkpoint was made"
     chance = random.Random(20_261_123)
@@ -154,10 +68,7 @@ def test_no_power_cut_takes_a_committed_batch(
     told: dict[tuple[int, int], int] = {}
     for at, operation in enumerate(operations):
         if at in cuts:
-            for old in spool_path.parent.glob("spool.db*"):
-                old.unlink()
-            for name, content in disk.cut(chance).items():
-                spool_path.with_name(name).write_bytes(content)
+            lay_down(spool_path, disk.cut(chance))
             with make_spool() as spool:
                 look(spool, told, f"cut at operation {at}")
         if operation.name == "marks":
@@ -181,5 +92,7 @@ def look(spool: Spool, told: dict[tuple[int, int], int], where: str) -> None:
         assert [sample.values for sample in batch.samples] == [(float(number),)] * 3, where
         assert counters[identity[0]].next_seq > identity[1], where
     # Receipts and replays may be undone by a cut, but nothing waits unseen.
+    # (A commit that was cut in two looks like damage to the end of the log, and is declared.)
     heads = [*spool.heads(BatchClass.DATA), *spool.heads(BatchClass.DATA, preview=True)]
+    heads += spool.heads(BatchClass.ALARM)
     assert spool.waiting() == len(heads) + sum(row.state == "open" for row in rows), where

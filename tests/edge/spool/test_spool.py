@@ -22,6 +22,8 @@ from trisense.core.messages import LOSS, EpochReceipt
 from trisense.core.model import Batch, BatchClass, ClockState, Sample, Stream, batch_hash
 from trisense.edge.spool import Cut, Head, Loss, Spool, SpoolOptions
 
+from tests.edge.spool.damage import smash_an_index
+
 MakeSpool = Callable[..., Spool]
 MakeCut = Callable[..., Cut]
 CLASSES = tuple(BatchClass)
@@ -499,7 +501,7 @@ def test_what_is_salvaged_includes_what_a_restored_gateway_may_ask_for(
         spool.commit([cut(0), cut(1), replace(cut(2), offset_ns=9), replace(cut(3), preview=True)])
         spool.settle([EpochReceipt(spool.epoch, stored=((0, 0),))])
         epoch = spool.epoch
-    _smash_an_index(spool_path)
+    smash_an_index(spool_path)
 
     with make_spool() as spool:
         assert spool_path.with_name("spool.db.damaged").exists()
@@ -520,7 +522,7 @@ def test_what_the_start_had_no_time_for_is_carried_over_while_the_box_works(
         spool.commit([cut(n) for n in range(100)])
         spool.settle([EpochReceipt(spool.epoch, stored=((0, 9), (50, 59)))])
         epoch = spool.epoch
-    _smash_an_index(spool_path)
+    smash_an_index(spool_path)
 
     monkeypatch.setattr("trisense.edge.spool.holder.time", SimpleNamespace(monotonic=count().__next__))
     monkeypatch.setattr("trisense.edge.spool.queue.SALVAGE_S", 3)  # so many looks at the clock
@@ -557,14 +559,14 @@ def test_a_second_damage_before_the_first_is_mended_declares_what_it_costs(
     with make_spool() as spool:
         spool.commit([cut(n) for n in range(50)])
         epoch = spool.epoch
-    _smash_an_index(spool_path)
+    smash_an_index(spool_path)
     with monkeypatch.context() as patch:
         patch.setattr("trisense.edge.spool.holder.time", SimpleNamespace(monotonic=count().__next__))
         with make_spool(salvage_s=2) as spool:
             some = {seq for _, seq in data(waiting(spool))}
             assert 0 < len(some) < 50
             spool.commit([cut(200)])
-    _smash_an_index(spool_path)
+    smash_an_index(spool_path)
 
     with make_spool() as spool:
         assert {seq for e, seq in waiting(spool) if e == epoch} == some
@@ -600,15 +602,6 @@ def test_batches_between_two_damaged_pages_are_found(
         assert len(losses) == 2
 
 
-def _smash_an_index(path: Path) -> None:
-    """Damage that the check at the start finds, and that costs no row."""
-    with sqlite3.connect(path) as db:
-        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'identity'").fetchone()
-    db.close()
-    image = path.read_bytes()
-    path.write_bytes(image[: (page - 1) * 4096] + bytes(4096) + image[page * 4096 :])
-
-
 def test_nothing_is_declared_lost_that_had_its_receipt(
     make_spool: MakeSpool, spool_path: Path, cut: MakeCut, clock: Any
 ) -> None:
@@ -624,7 +617,7 @@ def test_nothing_is_declared_lost_that_had_its_receipt(
         clock.advance(10)
         spool.tidy()
         spool.commit([cut(6)])
-    _smash_an_index(spool_path)
+    smash_an_index(spool_path)
     with make_spool() as spool:
         assert (len(waiting(spool)), declared(spool)) == (4, [])
         second = next(epoch for epoch, _ in waiting(spool))
@@ -647,7 +640,7 @@ def test_a_crash_in_the_middle_of_a_salvage_only_means_to_begin_it_again(
     with make_spool() as spool:
         spool.commit([cut(n) for n in range(5)])
         epoch = spool.epoch
-    _smash_an_index(spool_path)
+    smash_an_index(spool_path)
     with sqlite3.connect(spool_path) as db:
         db.execute("UPDATE batch SET rows = zeroblob(3) WHERE seq = 2")
     db.close()
@@ -655,7 +648,7 @@ def test_a_crash_in_the_middle_of_a_salvage_only_means_to_begin_it_again(
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for point in ("Shelf.take_over", "Salvage.losses", "Shelf.declare", "files.keep_aside"):
+    for point in ("Shelf.take_over", "Salvage.losses", "Shelf.declare", "aside.keep_aside"):
         with monkeypatch.context() as patch:
             patch.setattr(f"trisense.edge.spool.holder.{point}", crash)
             with pytest.raises(KeyboardInterrupt):

@@ -59,8 +59,12 @@ class _Mark:
 class Books:
     """Epochs and streams of one open spool file."""
 
-    def __init__(self, db: sqlite3.Connection, *, frozen: bool = False) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, *, frozen: bool = False, unmarked: tuple[int, int] | None = None
+    ) -> None:
+        """``unmarked``: how far the ordinals of a stream may have gone that damage took out of the file."""
         self._db = db
+        self._unmarked = unmarked or (NEVER, -1)
         self.frozen = frozen
         """No ``low_seq`` moves: batches that wait may still come in from a damaged file."""
         self.epochs: dict[int, Epoch] = {}
@@ -130,9 +134,9 @@ class Books:
         identity = next((i for i, known in self._streams.items() if known == stream), None)
         if identity is None:
             identity = max(self._streams, default=0) + 1
-            StreamRow(identity, pack_stream(stream), NEVER, -1).write(self._db)
+            StreamRow(identity, pack_stream(stream), *self._unmarked).write(self._db)
             self._streams[identity] = stream
-        last_ns, max_n = (NEVER, -1) if mark is None else (mark.last_ns, mark.max_n)
+        last_ns, max_n = self._unmarked if mark is None else (mark.last_ns, mark.max_n)
         self._marks[stream.key] = _Mark(identity, stream, last_ns, max_n)
         return identity
 
@@ -153,7 +157,7 @@ class Books:
     def ordinals(self, key: tuple[str, str]) -> Ordinals:
         """Ordinals of a stream that go on where the final ones stopped."""
         mark = self._marks.get(key)
-        return Ordinals() if mark is None else Ordinals(mark.last_ns, mark.max_n)
+        return Ordinals(*self._unmarked) if mark is None else Ordinals(mark.last_ns, mark.max_n)
 
     # --- samples that become final ---
 

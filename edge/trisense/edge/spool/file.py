@@ -25,6 +25,7 @@ __all__ = [
     "AGE_NEVER_NS",
     "CORRUPT_CODES",
     "ID_MAX",
+    "ORDINAL_UNKNOWN",
     "PAGE_BYTES",
     "BatchRow",
     "EpochNote",
@@ -32,16 +33,12 @@ __all__ = [
     "StreamRow",
     "connect",
     "damaged",
-    "discard_aside",
-    "keep_aside",
     "last_id",
     "lock",
     "mark_cells",
-    "pending",
     "read_batches",
     "read_epochs",
     "read_streams",
-    "set_aside",
     "toggle",
 ]
 
@@ -61,8 +58,12 @@ CHECKED_BYTES: Final = 64 * 1024 * 1024
 """Largest file that is read whole at the start, indexes and all; an SD card gives about 30 MB a second."""
 ID_PLAUSIBLE: Final = 1 << 48
 """Larger ids come of damage."""
+ORDINAL_UNKNOWN: Final = 1 << 20
+"""Numbers go on from here where damage took the mark of a stream: none has had so many at one time."""
 PROBES_MAX: Final = 2_000_000
 """Most ids between two damaged pages that are tried one by one."""
+OWED: Final = "lost:"
+"""Before an epoch in the note: its end is still to be declared lost."""
 CORRUPT_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 # Marks change with each commit, descriptions never: apart, a hundred streams cost a page of log, not ten.
@@ -343,7 +344,10 @@ def read_epochs(db: sqlite3.Connection, *, damaged_ok: bool = False) -> list[Epo
 
 
 def read_streams(db: sqlite3.Connection, *, damaged_ok: bool = False) -> list[StreamRow]:
-    """Streams by id. A damaged row raises ``DatabaseError`` unless ``damaged_ok``."""
+    """Streams by id. A damaged row raises ``DatabaseError`` unless ``damaged_ok``.
+
+    A stream whose mark is damaged has the times ``NEVER`` and the number ``ORDINAL_UNKNOWN``.
+    """
     found = []
     query = (
         "SELECT id, description, stream.crc, last_ns, max_n, mark.crc FROM stream"
@@ -357,7 +361,7 @@ def read_streams(db: sqlite3.Connection, *, damaged_ok: bool = False) -> list[St
         elif not damaged_ok:
             raise damaged("a stream's checksum")
         elif described:
-            found.append(StreamRow(identity, description, NEVER, -1))
+            found.append(StreamRow(identity, description, NEVER, ORDINAL_UNKNOWN))
     return found
 
 
@@ -403,65 +407,22 @@ def last_id(db: sqlite3.Connection) -> int:
     return 0
 
 
-def discard_aside(path: Path) -> bool:
-    """Delete the damaged file that was kept for a look; tells whether there was any."""
-    kept = list(path.parent.glob(f"{path.name}.damaged*"))
-    for old in kept:
-        old.unlink(missing_ok=True)
-    return bool(kept)
-
-
-def pending(path: Path) -> Path | None:
-    """The damaged file that was put aside and is not yet carried over, if there is one."""
-    aside = _salvage(path)
-    return aside if aside.exists() else None
-
-
-def set_aside(path: Path) -> None:
-    """Move a damaged spool and its WAL out of the way, to be salvaged.
-
-    Where the salvage of another is not done yet, that one is deleted: what it still held is missing from
-    the books in this one, too, and will be declared.
-    """
-    discard_aside(path)
-    aside = _salvage(path)
-    for suffix in ("-shm", "-wal", ""):
-        aside.with_name(aside.name + suffix).unlink(missing_ok=True)
-    for suffix in ("-wal", ""):  # the file last: it is what tells
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(aside.with_name(aside.name + suffix))
-    path.with_name(path.name + "-shm").unlink(missing_ok=True)
-
-
-def keep_aside(path: Path) -> Path:
-    """The salvage is done and declared: keep the damaged file for a look, until its room is needed."""
-    aside = _salvage(path)
-    kept = path.with_name(f"{path.name}.damaged")
-    for suffix in ("-wal", ""):
-        part = aside.with_name(aside.name + suffix)
-        if part.exists():
-            part.rename(kept.with_name(kept.name + suffix))
-    aside.with_name(aside.name + "-shm").unlink(missing_ok=True)
-    return kept
-
-
-def _salvage(path: Path) -> Path:
-    return path.with_name(f"{path.name}.salvage")
-
-
 class EpochNote:
     """Names of the epochs beside the file, for the day the file cannot be read at all."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.with_name(path.name + ".epochs")
 
-    def write(self, epochs: Iterable[int]) -> None:
-        """Replace the note; a failure is logged, for the spool works without it."""
+    def write(self, epochs: Iterable[int], owed: Iterable[int] = ()) -> None:
+        """Replace the note; a failure is logged, for the spool works without it.
+
+        ``owed`` are epochs whose end was lost, and is not declared yet.
+        """
         fresh = self._path.with_name(self._path.name + ".new")
         try:
             with fresh.open("w", encoding="ascii") as file:
                 file.writelines(f"{epoch_name(epoch)}\n" for epoch in epochs)
+                file.writelines(f"{OWED}{epoch_name(epoch)}\n" for epoch in owed)
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(self._path)
@@ -475,8 +436,15 @@ class EpochNote:
 
     def read(self) -> list[int]:
         """The epochs noted, the one of the last opening last."""
+        return [epoch for name in self._words() if (epoch := epoch_number(name)) >= 0]
+
+    def owed(self) -> list[int]:
+        """The epochs whose end was lost, and is not declared yet."""
+        names = [word.removeprefix(OWED) for word in self._words() if word.startswith(OWED)]
+        return [epoch for name in names if (epoch := epoch_number(name)) >= 0]
+
+    def _words(self) -> list[str]:
         try:
-            names = self._path.read_text(encoding="ascii").split()
+            return self._path.read_text(encoding="ascii").split()
         except (OSError, UnicodeDecodeError):
             return []
-        return [epoch for name in names if (epoch := epoch_number(name)) >= 0]

@@ -13,6 +13,7 @@ from typing import Final
 import msgpack
 from trisense.core.errors import SpoolError
 from trisense.edge.spool import file as files
+from trisense.edge.spool.aside import any_batch, pending
 from trisense.edge.spool.file import BatchRow
 from trisense.edge.spool.model import DAMAGED, WAITING
 from trisense.edge.spool.view import Progress, look_into, pages
@@ -64,7 +65,7 @@ def examine(path: Path, progress: Progress | None = None) -> Findings:
         SpoolError: no such file, or one that is no spool of this layout.
     """
     found = Findings()
-    if files.pending(path):
+    if pending(path):
         found.fault("salvage", "a damaged file was put aside and its salvage was broken off")
         if not path.is_file():
             return found
@@ -167,10 +168,8 @@ def _anything(path: Path) -> bool:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
             db.text_factory = lambda text: text.decode("utf-8", "replace")
-            return bool(files.read_epochs(db, damaged_ok=True)) or _one_batch(db)
+            if files.read_epochs(db, damaged_ok=True):
+                return True
     except sqlite3.Error:
-        return False
-
-
-def _one_batch(db: sqlite3.Connection) -> bool:
-    return any(row.whole() for row in files.read_batches(db))
+        pass  # the batches may be had all the same
+    return any_batch(path)

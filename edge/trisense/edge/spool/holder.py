@@ -12,7 +12,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -20,8 +20,8 @@ import structlog
 from trisense.core.errors import SpoolError, SpoolFull
 from trisense.edge.clocks.clock import Clock
 from trisense.edge.once import Fault
+from trisense.edge.spool import aside, room
 from trisense.edge.spool import file as files
-from trisense.edge.spool import room
 from trisense.edge.spool.model import WAITING, Loss, SpoolOptions
 from trisense.edge.spool.salvage import Salvage
 from trisense.edge.spool.shelf import Shelf
@@ -101,46 +101,64 @@ class Holder:
             self._start_afresh(str(error))
 
     def _open_file(self) -> None:
-        before = self._note.read()[-1:]
+        aside.finish_moving(self.path)
+        noted = self._note.read()
+        gone = bool(noted) and not self.path.exists() and aside.pending(self.path) is None
         tail_lost = self._connect()
-        if tail_lost:
-            log.error("spool_tail_lost", path=str(self.path))
-            self._durably(lambda: self._shelf.declare([self._tail(epoch).values() for epoch in before]))
+        owed = self._note.owed()
+        if gone or tail_lost:
+            log.error("spool_gone" if gone else "spool_tail_lost", path=str(self.path))
+            owed += [epoch for epoch in self._last_of(noted) if epoch not in owed]
+        self._begin_epoch(owed)
         self._carry_on(self._options.salvage_s)
 
     def _connect(self) -> bool:
-        """Open what lies at the path and begin an epoch; tells whether the end of its log was lost.
+        """Open what lies at the path; tells whether the end of its log was lost.
 
         Raises:
             sqlite3.Error: it is damaged, or the disk allows nothing.
         """
         self._connection, tail_lost = files.connect(self.path, max_bytes=self._options.max_bytes)
         try:
-            aside = files.pending(self.path)
-            if aside is not None:
-                self._salvage = Salvage(aside)
-                self._salvage.begin(self._db)
-            self._shelf = Shelf(self._db, self._clock, frozen=aside is not None)
+            unmarked = None
+            old = aside.pending(self.path)
+            if old is not None:
+                self._salvage = Salvage(old)
+                self._salvage.begin(self._db, self._clock.now_ns())
+                unmarked = self._salvage.unmarked
+            self._shelf = Shelf(self._db, self._clock, frozen=old is not None, unmarked=unmarked)
         except BaseException:
             self._let_go()
             raise
-        self._begin_epoch()
         return tail_lost
 
-    def _tail(self, epoch: int) -> Loss:
-        """All that may have followed what the file still has of ``epoch``."""
-        known = self._shelf.books.epochs.get(epoch)
-        return Loss("corrupt", epoch, 0 if known is None else known.next_seq, None)
+    def _last_of(self, noted: Sequence[int]) -> list[int]:
+        """The epochs at the end of the log: the last that the file knows, and those behind it."""
+        found = []
+        for epoch in reversed(noted):
+            found.append(epoch)
+            if epoch in self._shelf.books.epochs:
+                break
+        return found
 
-    def _begin_epoch(self) -> None:
-        """Mint the epoch of this opening; it reaches the file with its first batch."""
+    def _begin_epoch(self, owed: Sequence[int]) -> None:
+        """Mint the epoch of this opening; it reaches the file with its first batch.
+
+        Of epochs that are ``owed``, what may have followed what the file still has is declared lost. That
+        they are is noted before anything is written: the first commit takes the traces out of the log.
+        """
         self.epoch = secrets.randbits(64)
         self._shelf.begin(self.epoch)
         # Of an epoch that is drained already nothing more can be lost.
         noted = [e for e, of in self._shelf.books.epochs.items() if not of.drained or e == self.epoch]
         if self._salvage is not None:  # what it cannot find is told by the note alone
             noted = [*(e for e in self._note.read() if e not in noted), *noted]
-        self._note.write(noted)
+        self._note.write(noted, owed)
+        if owed:
+            known = self._shelf.books.epochs
+            losses = [Loss("corrupt", e, known[e].next_seq if e in known else 0, None) for e in owed]
+            self._durably(lambda: self._shelf.declare([loss.values() for loss in losses]))
+            self._note.write(self._note.read())  # by now of another opening, where the file met damage
 
     # --- transactions ---
 
@@ -225,8 +243,12 @@ class Holder:
         Gives False when nothing is left to free.
         """
         short = self._ballast.disk_is_short()
-        helped = short and (files.discard_aside(self.path) or self._ballast.release())
+        helped = short and (aside.discard_aside(self.path) or self._ballast.release())
         self._full.failed(why=str(error), disk_is_short=short, helped=helped)
+        # Also within ``_loosely``: what is dropped is declared in a batch of its own, whose number may travel
+        # before the next commit makes it durable.
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA synchronous = FULL")
         if short:
             # What the ballast gave is for the WAL: the file itself must not grow into it.
             room.set_cap(self._db, None)
@@ -255,15 +277,16 @@ class Holder:
         """
         if self.epoch and not self._shelf.books.epochs[self.epoch].next_seq:
             # This opening's own epoch is noted and holds nothing yet.
-            self._note.write([e for e in self._note.read() if e != self.epoch])
+            self._note.write([e for e in self._note.read() if e != self.epoch], self._note.owed())
         try:
             self._let_go()
-            files.set_aside(self.path)
+            aside.set_aside(self.path)
             self._damaged.failed(path=str(self.path), why=why)
             self._connect()
         except (sqlite3.Error, OSError) as again:
             self._let_go()
             raise SpoolError(f"{self.path}: cannot begin a new spool: {again}") from again
+        self._begin_epoch(self._note.owed())
         self._carry_on(self._options.salvage_s)
 
     def _carry_on(self, limit_s: float) -> None:
@@ -305,7 +328,7 @@ class Holder:
     def _end_salvage(self, salvage: Salvage) -> None:
         salvage.close()
         self._salvage = None
-        kept_as = files.keep_aside(self.path)
+        kept_as = aside.keep_aside(self.path)
         waiting, kept = salvage.counts.values()
         log.error("spool_salvaged", waiting=waiting, kept=kept, kept_as=str(kept_as))
 

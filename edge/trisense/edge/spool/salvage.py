@@ -11,13 +11,16 @@ import contextlib
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
 import msgpack
 import structlog
+from trisense.edge.sensing.ordinals import NEVER
 from trisense.edge.spool.file import (
+    ORDINAL_UNKNOWN,
     BatchRow,
     EpochRow,
     StreamRow,
@@ -26,7 +29,7 @@ from trisense.edge.spool.file import (
     read_epochs,
     read_streams,
 )
-from trisense.edge.spool.model import STORED, WAITING, Loss, epoch_number
+from trisense.edge.spool.model import REFUSED, STORED, WAITING, Loss, epoch_number
 
 __all__ = ["Salvage"]
 
@@ -45,11 +48,13 @@ class Salvage:
 
     def __init__(self, aside: Path) -> None:
         self.settled = WAITING
-        """Of the batches that are carried now."""
+        """Of the batches that are carried now; with the stored ones go the refused."""
         self.counts = {WAITING: 0, STORED: 0}
         self.part: list[BatchRow] = []
         """To be carried next."""
         self.epochs: dict[int, EpochRow] = {}
+        self.unmarked: tuple[int, int] | None = None
+        """How far the ordinals of streams may have gone that cannot be told; None where there are none."""
         self._old = sqlite3.connect(aside, isolation_level=None)
         self._old.text_factory = lambda text: text.decode("utf-8", "replace")
         self._streams: set[int] | None = None
@@ -62,8 +67,10 @@ class Salvage:
         with contextlib.suppress(sqlite3.Error):
             self._old.close()
 
-    def begin(self, db: sqlite3.Connection) -> None:
+    def begin(self, db: sqlite3.Connection, now_ns: int) -> None:
         """Carry the books over, in a transaction of its own, before the new file is used for anything.
+
+        ``now_ns`` is the newest time a sample may have where the file does not tell.
 
         Raises:
             sqlite3.Error: the new file has no room even for these.
@@ -71,6 +78,9 @@ class Salvage:
         rows = _all(lambda: read_epochs(self._old, damaged_ok=True))
         epochs = {number: row for row in rows if (number := epoch_number(row.epoch)) >= 0}
         streams = _all(lambda: read_streams(self._old, damaged_ok=True))
+        times_ns = [*(row.line_ns for row in epochs.values()), *(row.last_ns for row in streams)]
+        newest_ns = max((t for t in times_ns if t != NEVER), default=now_ns)
+        streams = [replace(row, last_ns=newest_ns) if _unmarked(row) else row for row in streams]
         self._last_id = last_id(self._old) or ID_UNKNOWN
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -89,7 +99,8 @@ class Salvage:
         self.epochs = epochs
         known = {row.id: row.description for row in read_streams(db)}
         told = {row.id for row in streams if known.get(row.id) == row.description}
-        self._streams = None if len(told) == _streams_in(self._old) else told
+        if len(told) != _streams_in(self._old):
+            self._streams, self.unmarked = told, (newest_ns, ORDINAL_UNKNOWN)
 
     def next_part(self) -> bool:
         """Read on, unless ``part`` is still to be carried; False at the end of what is carried now."""
@@ -101,7 +112,8 @@ class Salvage:
             if self.settled == WAITING:
                 for row in whole:
                     self._seen.setdefault(epoch_number(row.epoch), _Seqs()).add(row.seq)
-            self.part = [self._placed(row) for row in whole if row.settled == self.settled]
+            carried = (WAITING,) if self.settled == WAITING else (STORED, REFUSED)
+            self.part = [self._placed(row) for row in whole if row.settled in carried]
         return True
 
     def carried(self) -> None:
@@ -170,6 +182,10 @@ class _Seqs:
                 gaps.append((expected, first - 1))
             expected = max(expected, last + 1)
         return gaps
+
+
+def _unmarked(row: StreamRow) -> bool:
+    return (row.last_ns, row.max_n) == (NEVER, ORDINAL_UNKNOWN)
 
 
 def _streams_in(old: sqlite3.Connection) -> int:

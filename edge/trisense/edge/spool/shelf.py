@@ -101,14 +101,23 @@ class Snapshot:
 class Shelf:
     """What lies in one open file."""
 
-    def __init__(self, db: sqlite3.Connection, clock: Clock, *, frozen: bool = False) -> None:
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        clock: Clock,
+        *,
+        frozen: bool = False,
+        unmarked: tuple[int, int] | None = None,
+    ) -> None:
         """Read the books and the sums; ``frozen`` while a damaged file is being carried over.
+
+        ``unmarked`` as in ``Books``.
 
         Raises:
             sqlite3.DatabaseError: the file is damaged here.
         """
         self.db = db
-        self.books = Books(db, frozen=frozen)
+        self.books = Books(db, frozen=frozen, unmarked=unmarked)
         self.books.load()
         self.tally = Tally()
         self.epoch = 0
@@ -279,6 +288,8 @@ class Shelf:
             (head,) = self.heads("WHERE id = ?", identity)
             if row.settled == WAITING:
                 self.tally.put(head)
+                if row.age_ns != AGE_NEVER_NS:
+                    of.replay_low = min(of.replay_low, row.seq)
             else:
                 self.tally.kept = self.tally.kept.plus(1, head.size_bytes)
 
@@ -415,23 +426,25 @@ class Shelf:
 
     def replay(self, since_ns: int, until_ns: int, *, after_id: int, limit: int) -> list[int]:
         """Let receipted batches wait again; gives the ids of those looked at, in rising order."""
-        # A time that cannot be true says nothing: such batches are not left out.
+        # A time that cannot be true says nothing: such batches are not left out. Nor are refused ones: a
+        # gateway restored from an older copy knows nothing of its refusal, and its audit misses them.
         query = (
-            "SELECT id FROM batch INDEXED BY kept WHERE settled > 0 AND settled = ?"
+            "SELECT id, settled FROM batch INDEXED BY kept WHERE settled > 0 AND settled IN (?, ?)"
             " AND (settled_ns >= ? OR settled_ns < ?) AND (committed_ns <= ? OR committed_ns > ?)"
             " AND id > ? ORDER BY id LIMIT ?"
         )
         span = (since_ns, PLAUSIBLE_NS, until_ns, self._clock.now_ns())
-        ids = [identity for (identity,) in self.db.execute(query, (STORED, *span, after_id, limit))]
-        for identity in ids:
-            self._wait_again(identity)
-        return ids
+        arguments = (STORED, REFUSED, *span, after_id, limit)
+        found = self.db.execute(query, arguments).fetchall()
+        for identity, mark in found:
+            self._wait_again(identity, mark)
+        return [identity for identity, _ in found]
 
-    def _wait_again(self, identity: int) -> None:
+    def _wait_again(self, identity: int, mark: int) -> None:
         cells = self.db.execute(
-            f"UPDATE batch SET settled = 0, {toggle(STORED)} WHERE id = ? AND settled = ?"  # noqa: S608  # a constant
+            f"UPDATE batch SET settled = 0, {toggle(mark)} WHERE id = ? AND settled = ?"  # noqa: S608  # a constant
             " RETURNING id, epoch, seq, class, samples, size_bytes, preview",
-            (identity, STORED),
+            (identity, mark),
         ).fetchall()
         for head in map(reading.head, cells):
             self.tally.kept = self.tally.kept.plus(-1, -head.size_bytes)
