@@ -11,6 +11,7 @@ from trisense.core.messages import Birth, CalibrationBirth, DeviceBirth, FieldBi
 from trisense.core.model import Batch, BatchClass, Field, FieldType, Layer, Sample, Stream, Value
 from trisense.core.wire import unpack
 from trisense.gateway import live as live_module
+from trisense.gateway.alarms import Alarm
 from trisense.gateway.glimpse import look, show
 from trisense.gateway.live import FellBehind, LiveState
 from trisense.gateway.stores.columns import Portion
@@ -154,13 +155,59 @@ def rule_row(state: str, occurrence: int) -> dict[str, Value]:
 def test_that_all_is_well_is_news_only_where_an_alarm_was_raised_before() -> None:
     live = LiveState()
     well = rule_row("cleared", 0)
-    assert not live.is_raised("kx-001", well, 1000)
+    live.note_well("kx-001", well, time_ms=400)
     live.note_alarm("kx-001", "alarm", rule_row("raised", 1), device="box", time_ms=500)
-    assert live.is_raised("kx-001", well, 1000)
-    assert not live.is_raised("kx-001", well, 499), "it comes late, from before the alarm"
-    assert not live.is_raised("kx-002", well, 1000)
-    live.note_alarm("kx-001", "alarm", rule_row("cleared", 1), device="box", time_ms=600)
-    assert not live.is_raised("kx-001", well, 1000)
+    live.note_well("kx-001", well, time_ms=499)  # it comes late, from before the alarm
+    live.note_well("kx-002", well, time_ms=1000)
+    assert [alarm["values"]["state"] for alarm in live.snapshot()["alarms"]] == ["raised"]
+    live.note_well("kx-001", well, time_ms=1000)
+    live.note_well("kx-001", well, time_ms=1001)
+    assert [alarm["values"]["state"] for alarm in live.snapshot()["alarms"]] == ["raised", "cleared"]
+
+
+def raised(live: LiveState) -> list[tuple[str, int]]:
+    return [(alarm["box"], alarm["time_ms"]) for alarm in live.snapshot()["raised"]]
+
+
+def test_an_alarm_stays_raised_however_many_are_told_after_it() -> None:
+    live = LiveState()
+    live.note_alarm("kx-001", "alarm", rule_row("raised", 1), device="box", time_ms=500)
+    for _ in range(1_001):
+        live.note_alarm("kx-001", "loss", {"samples": 1}, device="box")
+    assert raised(live) == [("kx-001", 500)]
+    live.note_alarm("kx-001", "alarm", rule_row("cleared", 1), device="box", time_ms=400)  # comes late
+    assert raised(live) == [("kx-001", 500)]
+    live.note_alarm("kx-001", "alarm", rule_row("cleared", 1), device="box", time_ms=501)
+    assert raised(live) == []
+
+
+def recalled(box: str, time_ms: int, **values: Value) -> Alarm:
+    return Alarm(0, time_ms, box, "box", "alarm", rule_row("raised", 1) | values)
+
+
+def test_an_alarm_of_before_the_start_is_told_unless_something_newer_is_known_or_it_is_void() -> None:
+    live = LiveState()
+    live.note_alarm("newer", "alarm", rule_row("cleared", 1), device="box", time_ms=600)
+    live.note_well("well", rule_row("cleared", 0), time_ms=600)
+    roof = DeviceBirth(name="roof", driver="wxt", layer=Layer.GROUND, site="kx", position=None, streams=[])
+    for box, rules in (("here", ["hot"]), ("other-rules", ["cold"])):
+        live.note_birth(
+            Birth(box=box, site="", version="1", config_hash="", counters=[], devices=[roof], alarms=rules)
+        )
+    for box in ("newer", "well", "here", "other-rules", "unborn"):
+        live.note_recalled(recalled(box, 500))
+    live.note_recalled(recalled("here", 500, source="gone"))
+    assert raised(live) == [("here", 500), ("unborn", 500)]
+    live.note_recalled(recalled("here", 500))
+    assert len(live.snapshot()["alarms"]) == 3, "each is told once"
+
+
+def test_of_too_many_subjects_what_was_cleared_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trisense.gateway.alarms.WORDS_KEPT", 2)
+    live = LiveState()
+    for state, box in (("raised", "a"), ("cleared", "b"), ("raised", "c"), ("raised", "d")):
+        live.note_alarm(box, "alarm", rule_row(state, 1), device="box", time_ms=500)
+    assert [box for box, _ in raised(live)] == ["c", "d"]
 
 
 def test_rules_that_find_all_well_are_looked_at_though_they_come_as_data(box: Any) -> None:

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ import duckdb
 import httpx
 import pytest
 from trisense.core import topics
+from trisense.core.alarms import ALARM
 from trisense.core.messages import Birth, CountersJson, DeviceBirth, Position, State, unpack_receipts
 from trisense.core.model import BatchClass, Field, FieldType, Layer, Sample, Stream
 from trisense.core.topics import Lane
@@ -264,6 +266,39 @@ async def test_an_alarm_amid_a_backlog_is_told_once(
         assert [(a["box"], a["device"], a["kind"], a["values"]) for a in alarms] == [
             (box.name, "box", "tamper", {"door": "open"})
         ]
+
+
+async def test_an_alarm_that_was_raised_before_the_gateway_started_is_still_active(
+    worker: Worker, broker: Any, box: Any
+) -> None:
+    def row(rule: str, state: str) -> tuple[str | int | None, ...]:
+        said: dict[str, str | int] = {"rule": rule, "source": "mast", "state": state, "occurrence": 1}
+        return tuple(said.get(field.name) for field in ALARM.fields)
+
+    now_ms = time.time_ns() // 1_000_000
+    worker.start()
+    samples = [
+        Sample(ALARM, now_ms * 1_000_000, row("hot", "raised")),
+        Sample(ALARM, (now_ms + 1) * 1_000_000, row("windy", "raised")),
+        Sample(ALARM, (now_ms + 2) * 1_000_000, row("windy", "cleared")),
+    ]
+    async with asyncio.timeout(60), uplink(broker.port, box) as up:
+        await up.send(box.cut(samples, batch_class=BatchClass.ALARM), lane=Lane.ALARM)
+        await up.settle([0])
+        await asyncio.to_thread(worker.stop)
+        await asyncio.to_thread(worker.start)
+        mast = DeviceBirth(
+            name="mast", driver="wxt", layer=Layer.GROUND, site="kx", position=None, streams=[]
+        )
+        birth = Birth(
+            box=box.name, site="kx", version="1", config_hash="", counters=[], devices=[mast], alarms=["hot"]
+        )
+        await up.client.publish(topics.birth(box.name), birth.model_dump_json(), retain=True)
+        raised: list[dict[str, Any]] = []
+        while not raised:
+            raised = worker.get("state")["raised"]
+    assert [(a["box"], a["values"]["rule"], a["time_ms"]) for a in raised] == [(box.name, "hot", now_ms)]
+    assert worker.stop() == 0
 
 
 async def test_a_broker_that_speaks_only_3_1_1_will_do(tmp_path: Path, box: Any, amqtt_port: int) -> None:

@@ -3,8 +3,8 @@
 One writer (ingest, on the event loop's thread), any number of readers there. Every change has a rising
 ``seq``; a reader that knows a ``seq`` asks for what changed since and can never fall too far behind,
 for changes are kept per box and per stream, not as a log. Alarms alone are a log: each is told once,
-none is merged with another. Everything here is JSON-ready: times are milliseconds since 1970 UTC,
-epochs 16 hex digits.
+none is merged with another; what the rules of boxes say now is kept beside it, for the log ends. Everything
+here is JSON-ready: times are milliseconds since 1970 UTC, epochs 16 hex digits.
 """
 
 from __future__ import annotations
@@ -18,49 +18,23 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Final
 
+from trisense.core.alarms import ALARM
 from trisense.core.errors import TrisenseError
 from trisense.core.messages import Birth, DeviceBirth, State
-from trisense.core.model import Counters, Quality, Stream, Value
+from trisense.core.model import BOX_DEVICE, Counters, Quality, Stream, Value
+from trisense.gateway.alarms import Alarm, RuleWords
 
 __all__ = ["Alarm", "FellBehind", "LiveState"]
 
 ALARMS_KEPT: Final = 1_000
 BOXES_KEPT: Final = 10_000
 STREAMS_KEPT: Final = 100_000
-RULES: Final = "alarm"
-"""Kind of what the rules of a box say."""
-SUBJECT: Final = ("rule", "source", "measurement", "field")
 SKIPPED: Final = frozenset({Quality.FAIL, Quality.MISSING})
 """Latest values skip these: an error is never a value (design: Quality code)."""
 
 
 class FellBehind(TrisenseError):
     """A reader of alarms missed some: it must start again from a snapshot."""
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """One alarm, told once."""
-
-    seq: int
-    time_ms: int
-    """When it happened by the box's word, or when the gateway saw it."""
-    box: str
-    device: str
-    kind: str
-    """Measurement of the alarm's stream (``loss``), or the gateway's own word: ``fork``, ``clone``,
-    ``quarantine``, ``store_down``, ``store_full``."""
-    values: Mapping[str, Value]
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "seq": self.seq,
-            "time_ms": self.time_ms,
-            "box": self.box,
-            "device": self.device,
-            "kind": self.kind,
-            "values": dict(self.values),
-        }
 
 
 @dataclass(slots=True)
@@ -109,16 +83,21 @@ class LiveState:
         self._changed_streams: OrderedDict[_Key, int] = OrderedDict()
         self._alarms: deque[Alarm] = deque(maxlen=ALARMS_KEPT)
         self._alarm_seq = 0
+        self._words = RuleWords()
         self._wake = asyncio.Event()
         self._wake_alarm = asyncio.Event()
 
     # Reading
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything: what ``changes_since`` gives, with ``generation`` and ``alarms``."""
+        """Everything: what ``changes_since`` gives, with ``generation``, ``alarms`` and ``raised``.
+
+        ``raised`` is what rules have raised and not cleared since; it may be older than all of ``alarms``.
+        """
         return self.changes_since(-1) | {
             "generation": self.generation,
             "alarms": [alarm.as_json() for alarm in self._alarms],
+            "raised": [alarm.as_json() for alarm in self._words.raised()],
         }
 
     def changes_since(self, seq: int) -> dict[str, Any]:
@@ -244,23 +223,42 @@ class LiveState:
         time_ms: int | None = None,
     ) -> None:
         self._alarm_seq += 1
-        self._alarms.append(
-            Alarm(self._alarm_seq, _now_ms() if time_ms is None else time_ms, box, device, kind, values)
-        )
+        alarm = Alarm(self._alarm_seq, _now_ms() if time_ms is None else time_ms, box, device, kind, values)
+        self._words.note(alarm)
+        self._alarms.append(alarm)
         self._wake_alarm.set()
         self._wake_alarm = asyncio.Event()
         self._bump()
 
-    def is_raised(self, box: str, values: Mapping[str, Value], time_ms: int) -> bool:
-        """Whether the last word before ``time_ms`` on what a rule of a box watches is that it is raised.
+    def note_well(self, box: str, values: Mapping[str, Value], *, time_ms: int) -> None:
+        """A rule has found all well after a start of its box: news only where its last word was an alarm.
 
         ``values`` are those of a row of ``core.alarms.ALARM``.
         """
-        before = [a for a in self._alarms if a.box == box and a.kind == RULES and a.time_ms <= time_ms]
-        of_it = [a for a in before if all(a.values.get(name) == values.get(name) for name in SUBJECT)]
-        return bool(of_it) and max(of_it, key=lambda a: a.time_ms).values.get("state") == "raised"
+        last = self._words.last(box, values)
+        if last is not None and last.raised and last.time_ms <= time_ms:
+            self.note_alarm(box, ALARM.measurement, values, device=BOX_DEVICE, time_ms=time_ms)
+        else:
+            self._words.note(Alarm(0, time_ms, box, BOX_DEVICE, ALARM.measurement, values))
+
+    def note_recalled(self, alarm: Alarm) -> None:
+        """Tell what the store says was raised before this gateway started.
+
+        Unless something newer is known of it, or its box has no such rule or device any more.
+        """
+        last = self._words.last(alarm.box, alarm.values)
+        if self._names(alarm) and (last is None or last.time_ms < alarm.time_ms):
+            self.note_alarm(alarm.box, alarm.kind, alarm.values, device=alarm.device, time_ms=alarm.time_ms)
 
     # Inside
+
+    def _names(self, alarm: Alarm) -> bool:
+        """Whether the last birth of its box names the rule and the device of an alarm."""
+        known = self._boxes.get(alarm.box)
+        if known is None or known.birth is None or known.birth.alarms is None:
+            return True
+        there = (BOX_DEVICE, *known.devices)
+        return alarm.values["rule"] in known.birth.alarms and alarm.values["source"] in there
 
     def _box(self, box: str) -> _Box | None:
         known = self._boxes.get(box)

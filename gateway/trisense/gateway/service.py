@@ -32,6 +32,7 @@ from trisense.gateway.lanes import Lanes
 from trisense.gateway.link import Links, Outbox, lane_of
 from trisense.gateway.live import LiveState
 from trisense.gateway.quarantine import Quarantine
+from trisense.gateway.recall import Recall
 from trisense.gateway.stores import make_store
 from trisense.gateway.stores.base import StoreFull
 from trisense.gateway.stores.columns import Portion
@@ -71,6 +72,7 @@ class Gateway:
         self._writer = ThreadPoolExecutor(1, "store-writer")
         self._reader = ThreadPoolExecutor(1, "store-reader")
         self.history = StoreHistory(self._store, self._reader)
+        self._recall = Recall(self.history, self.live)
         self._births: OrderedDict[str, Birth] = OrderedDict()
         self._told: OrderedDict[tuple[str, int, int], None] = OrderedDict()
         self._store_down: str | None = "not opened yet"
@@ -95,12 +97,14 @@ class Gateway:
                 linking = group.create_task(self._links.run(), name="mqtt")
                 tending = group.create_task(self._tend(), name="tend")
                 writing = group.create_task(self._write(), name="write")
+                recalling = group.create_task(self._recall.run(), name="recall")
                 log.info("gateway_started", url=f"http://{_shown(listener)}", store=self._store.kind)
                 await self._stop.wait()
                 log.info("gateway_stopping", waiting=self._lanes.waiting())
                 self._lanes.close()
                 http.should_exit = True
                 tending.cancel()
+                recalling.cancel()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(DRAIN_S):
                         await asyncio.shield(writing)
@@ -166,6 +170,7 @@ class Gateway:
             log.warning("word_refused", box=box, topic=rest, error=f"speaks of {birth.box[:40]!r}")
             return
         self.live.note_birth(birth)
+        self._recall.heard_of(box)
         self._births[box] = birth
         if len(self._births) > BIRTHS_WAITING:
             self._births.popitem(last=False)
@@ -247,7 +252,8 @@ class Gateway:
         for alarm in fresh:
             if alarm.identity is not None:
                 self._told[alarm.identity] = None
-            if alarm.all_well and not self.live.is_raised(alarm.box, alarm.values, alarm.time_ms or 0):
+            if alarm.all_well:
+                self.live.note_well(alarm.box, alarm.values, time_ms=alarm.time_ms or 0)
                 continue
             self.live.note_alarm(
                 alarm.box, alarm.kind, alarm.values, device=alarm.device, time_ms=alarm.time_ms

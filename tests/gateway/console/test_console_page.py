@@ -203,6 +203,24 @@ async def test_an_alarm_of_a_rule_reads_as_a_sentence_and_its_end_is_shown_as_on
     assert page.problems == []
 
 
+async def test_an_alarm_that_goes_on_stands_first_however_much_was_told_since(
+    street: Street, page: Page
+) -> None:
+    street.box("kx-001")
+    row: dict[str, Value] = {"rule": "dusty", "state": "raised", "source": "dust", "priority": "high"}
+    street.live.note_alarm("kx-001", "alarm", row, device="box", time_ms=now_ms() - 3_600_000)
+    for _ in range(1_100):
+        street.live.note_alarm("kx-001", "loss", {"samples": 1})
+    await street.start()
+    await page.open(street.address)
+    await page.until("document.querySelector('#alarms-head').textContent.includes('1 active')")
+    street.live.note_alarm("kx-001", "loss", {"samples": 2})
+    await page.until("document.querySelector('#alarms-list').textContent.includes('samples 2')")
+    assert "1 active" in await page.do("document.querySelector('#alarms-head').textContent")
+    assert "kx-001 dust" in await page.do("document.querySelector('#alarms-list li').textContent")
+    assert page.problems == []
+
+
 async def test_a_page_that_lost_a_delta_loads_the_snapshot_again(street: Street, page: Page) -> None:
     street.box("kx-001")
     street.read("kx-001", WEATHER, {"air_temperature": 20.5})

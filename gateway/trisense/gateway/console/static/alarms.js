@@ -2,31 +2,12 @@
 
 import { make, setText } from "./dom.js";
 import { clockText, decimalsOf, nameLabel, unitLabel, valueText } from "./format.js";
+import { ofRule } from "./model.js";
 
-/** @import { Alarm, BoxLive } from "./types.js" */
+/** @import { Alarm } from "./types.js" */
 
 const SHOWN = 50;
-
-/** Whether a rule of the box says it: ``box/alarm`` raises and clears, anything else only happens. @param {Alarm} alarm */
-const ofRule = (alarm) => alarm.kind === "alarm" && alarm.device === "box" && typeof alarm.values["rule"] === "string";
-
-/** What one rule watches. @param {Alarm} alarm */
-const subject = ({ box, values }) =>
-  JSON.stringify([box, values["rule"], values["source"], values["measurement"], values["field"]]);
-
-/**
- * Rules that are still at work and whose newest word, by the box's time, is that the alarm is raised.
- * @param {Alarm[]} alarms @param {Map<string, BoxLive>} boxes
- */
-function activeCount(alarms, boxes) {
-  /** @type {Map<string, Alarm>} */
-  const newest = new Map();
-  for (const alarm of alarms) {
-    if (ofRule(alarm) && alarm.time_ms >= (newest.get(subject(alarm))?.time_ms ?? -Infinity)) newest.set(subject(alarm), alarm);
-  }
-  const atWork = (/** @type {Alarm} */ { box, values }) => boxes.get(box)?.alarms?.includes(String(values["rule"])) ?? true;
-  return [...newest.values()].filter((alarm) => alarm.values["state"] === "raised" && atWork(alarm)).length;
-}
+const ACTIVE_SHOWN = 200;
 
 /** @param {Alarm} alarm @param {string} name */
 const text = (alarm, name) => String(alarm.values[name] ?? "");
@@ -67,27 +48,29 @@ function told(alarm) {
   };
 }
 
+/** @param {Alarm} alarm */
+function line(alarm) {
+  const { state, words, about } = told(alarm);
+  const time = make("time", "", new Date(alarm.time_ms).toLocaleString());
+  return make("li", state, time, ` ${words} `, make("span", "about", about));
+}
+
 /**
+ * What is raised now, newest first, however old it is; below it what else was told.
  * @param {HTMLElement} whole @param {HTMLElement} head @param {HTMLElement} list
- * @param {Alarm[]} alarms  newest last @param {Map<string, BoxLive>} boxes
+ * @param {Alarm[]} alarms  newest last @param {Alarm[]} raised
  */
-export function showAlarms(whole, head, list, alarms, boxes) {
-  const newest = alarms.at(-1);
+export function showAlarms(whole, head, list, alarms, raised) {
+  const active = [...raised].sort((a, b) => b.time_ms - a.time_ms);
+  const newest = alarms.at(-1) ?? active[0];
   whole.hidden = !newest;
   if (!newest) return;
-  const active = activeCount(alarms, boxes);
   const many = alarms.length === 1 ? "1 alarm told" : `${alarms.length} alarms told`;
   const { words, state } = told(newest);
-  setText(head, `${active ? `${active} active, ` : ""}${many}, latest ${clockText(newest.time_ms)}: ${words}`);
-  head.classList.toggle("cleared", !active && state === "cleared");
-  list.replaceChildren(
-    ...alarms
-      .slice(-SHOWN)
-      .reverse()
-      .map((alarm) => {
-        const { state: of, words: said, about } = told(alarm);
-        const time = make("time", "", new Date(alarm.time_ms).toLocaleString());
-        return make("li", of, time, ` ${said} `, make("span", "about", about));
-      }),
-  );
+  setText(head, `${active.length ? `${active.length} active, ` : ""}${many}, latest ${clockText(newest.time_ms)}: ${words}`);
+  head.classList.toggle("cleared", !active.length && state === "cleared");
+  const first = active.slice(0, ACTIVE_SHOWN);
+  const seen = new Set(first.map((alarm) => alarm.seq));
+  const rest = alarms.slice(-SHOWN).reverse().filter((alarm) => !seen.has(alarm.seq));
+  list.replaceChildren(...[...first, ...rest].map(line));
 }

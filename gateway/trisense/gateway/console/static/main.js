@@ -42,6 +42,7 @@ const values = new ValuesTable(byId("values", HTMLTableElement), model, choose);
 /** @type {Choice} */
 let choice = { box: "", device: "", measurement: "", field: "" };
 let stale = false;
+let raisedShown = 0;
 
 /** Kept in the address, so that a reload or a link shows the same. */
 function readAddress() {
@@ -209,7 +210,11 @@ function onChange(everything, changes) {
     for (const stream of changes.streams) if (keyOf(stream) === key) chart.take(stream);
     showNow();
   }
-  if (!changes) showAlarms(fields.alarms, fields.alarmsHead, fields.alarmsList, model.alarms, model.boxes);
+  const raised = model.raised(); // a birth, too, may void one
+  if (!changes || raised.length !== raisedShown) {
+    showAlarms(fields.alarms, fields.alarmsHead, fields.alarmsList, model.alarms, raised);
+    raisedShown = raised.length;
+  }
   cameras.update();
 }
 

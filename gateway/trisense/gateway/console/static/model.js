@@ -11,6 +11,14 @@ const STREAM_QUIET_STEPS = 5;
 const FIRST = ["weather", "air_quality"];
 const LAST = ["image", "image_health", "scene"];
 
+/** Whether a rule of the box says it: such an alarm is raised and cleared, any other only happens. @param {Alarm} alarm */
+export const ofRule = (alarm) =>
+  alarm.kind === "alarm" && alarm.device === "box" && typeof alarm.values["rule"] === "string";
+
+/** What one rule watches. @param {Alarm} alarm */
+const subjectOf = ({ box, values }) =>
+  JSON.stringify([box, values["rule"], values["source"], values["measurement"], values["field"]]);
+
 /** @param {StreamLive} stream */
 const rankOf = ({ measurement }) =>
   FIRST.includes(measurement) ? FIRST.indexOf(measurement) : FIRST.length + LAST.indexOf(measurement) + 1;
@@ -31,6 +39,8 @@ export class Model {
     this.streams = new Map();
     /** @type {Alarm[]} newest last */
     this.alarms = [];
+    /** @type {Map<string, Alarm>} newest word, by the box's time, on each thing that a rule watches; by subjectOf */
+    this.words = new Map();
     this.clockOffsetMs = 0;
   }
 
@@ -50,6 +60,8 @@ export class Model {
     this.boxes.clear();
     this.streams.clear();
     this.alarms = snapshot.alarms.slice(-ALARMS_KEPT);
+    this.words.clear();
+    for (const alarm of snapshot.raised) this.words.set(subjectOf(alarm), alarm);
     this.merge(snapshot);
   }
 
@@ -65,6 +77,20 @@ export class Model {
     if (alarm.seq <= (this.alarms.at(-1)?.seq ?? -1)) return;
     this.alarms.push(alarm);
     if (this.alarms.length > ALARMS_KEPT) this.alarms.shift();
+    if (!ofRule(alarm)) return;
+    const known = this.words.get(subjectOf(alarm));
+    if (!known || alarm.time_ms >= known.time_ms) this.words.set(subjectOf(alarm), alarm);
+  }
+
+  /** What rules have raised and not cleared since; a rule or device that its box has no more raises nothing. */
+  raised() {
+    const atWork = (/** @type {Alarm} */ { box, values }) => {
+      const known = this.boxes.get(box);
+      const source = String(values["source"]);
+      if (!known?.alarms) return true;
+      return known.alarms.includes(String(values["rule"])) && (source === "box" || source in known.devices);
+    };
+    return [...this.words.values()].filter((alarm) => alarm.values["state"] === "raised" && atWork(alarm));
   }
 
   boxNames() {

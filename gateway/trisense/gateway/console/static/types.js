@@ -8,6 +8,7 @@
  * @property {Position | null} position
  * @property {string | null} version
  * @property {string[] | null} alarms  names of its rules, where it has said them
+ * @property {Record<string, unknown>} devices  by name
  * @property {boolean | null} online
  * @property {string | null} since
  * @property {number | null} seen_ms
@@ -50,7 +51,7 @@
  */
 
 /** @typedef {{seq: number, now_ms: number, boxes: Record<string, BoxLive>, streams: StreamLive[]}} Changes */
-/** @typedef {Changes & {generation: string, alarms: Alarm[]}} Snapshot */
+/** @typedef {Changes & {generation: string, alarms: Alarm[], raised: Alarm[]}} Snapshot */
 /** @typedef {{kind: "hello", generation: string, seq: number, now_ms: number}} Hello */
 /** @typedef {Changes & {kind: "delta", after: number}} Delta */
 /** @typedef {{kind: "alarm", alarm: Alarm}} AlarmMessage */
