@@ -8,20 +8,18 @@ from __future__ import annotations
 import json
 import math
 import random
-import signal
-import subprocess
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 import pytest
-from trisense.sims.city import CITY, to_toml
-from trisense.sims.processes import Children, free_port, program, trisense, wait_for_port
+
+from tests.chaos.conftest import Town
 
 NS: Final = 1_000_000_000
 KILLS: Final = 20
@@ -42,87 +40,6 @@ pytestmark = [pytest.mark.peer, pytest.mark.timeout(300), pytest.mark.xdist_grou
 
 Row = tuple[str, str]
 """(device, measurement)."""
-
-
-@dataclass
-class Town:
-    home: Path
-    children: Children
-    commands: dict[str, list[str]]
-    url: str
-    kills: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    """UTC times of the kills, by process."""
-    devices_end_ns: int = 0
-
-    def audit(self) -> dict[str, Any]:
-        spools = [part for spool in sorted(self.home.glob("*/spool.db")) for part in ("--spool", str(spool))]
-        command = trisense("audit", "--url", self.url, *spools, "--json")
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert answer.stdout, answer.stderr
-        found: dict[str, Any] = json.loads(answer.stdout)
-        return {**found, "exit": answer.returncode}
-
-    def kill(self, name: str) -> None:
-        """SIGKILL a process that is alive, prove that it died of it, and start it again."""
-        process = self.children[name].process
-        assert process.poll() is None, f"{name} had ended by itself: {self.children[name].last_words()}"
-        self.kills[name].append(time.time_ns())
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(10) == -signal.SIGKILL
-
-    def start(self, name: str) -> None:
-        self.children.start(name, self.commands[name])
-
-    def at_rest(self) -> dict[str, Any]:
-        """The audit once nothing is on its way and nothing new was committed for two commit intervals."""
-        deadline = time.monotonic() + 90
-        before = None
-        while True:
-            audit = self.audit()
-            waiting = sum(a["waiting"] + a["pending"] + a["in_flight"] for a in audit["accounts"])
-            committed = sum(a["committed"] for a in audit["accounts"])
-            if not waiting and committed == before:
-                return audit
-            assert time.monotonic() < deadline, audit
-            before = committed
-            time.sleep(2 * COMMIT_NS / NS)  # an audit is a question to a running system: ask again later
-
-
-@pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
-    mosquitto = program("mosquitto")
-    if mosquitto is None:
-        pytest.skip("mosquitto is not installed")
-    mqtt_port, http_port = free_port(), free_port()
-    broker = tmp_path / "mosquitto.conf"
-    broker.write_text(
-        f"listener {mqtt_port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_packet_size 327680\n"
-    )
-    gateway = tmp_path / "gateway.toml"
-    tables = {
-        "mqtt": {"host": "127.0.0.1", "port": mqtt_port},
-        "store": {"kind": "duckdb", "path": "trisense.duckdb", "free_floor_bytes": 0},
-        "http": {"port": http_port},
-    }
-    gateway.write_text(to_toml(tables))
-    commands = {
-        "broker": [mosquitto, "-c", str(broker)],
-        "gateway": trisense("gateway", "run", str(gateway)),
-    }
-    with Children(tmp_path) as children:
-        wait_for_port(children.start("broker", commands["broker"]), mqtt_port)
-        wait_for_port(children.start("gateway", commands["gateway"]), http_port)
-        options = ("--boxes", "3", "--mqtt-port", str(mqtt_port), "--seed", "7")
-        city = children.start("city", trisense("sim", "city", str(tmp_path), *options))
-        while not (tmp_path / CITY).exists():
-            assert city.process.poll() is None, city.last_words()
-            time.sleep(0.1)  # the file is the city's word that all devices stand
-        for box in json.loads((tmp_path / CITY).read_text()):
-            commands[box["box"]] = trisense("edge", "run", f"{box['folder']}/box.toml")
-        town = Town(tmp_path, children, commands, f"http://127.0.0.1:{http_port}")
-        for box in sorted(set(commands) - {"broker", "gateway"}):
-            town.start(box)
-        yield town
 
 
 def test_twenty_kills_lose_only_what_was_not_committed_yet(town: Town) -> None:
