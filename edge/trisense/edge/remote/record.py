@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from trisense.core.errors import RemoteError
 from trisense.core.remote import Hash
+from trisense.edge import durable
 
 __all__ = ["Outcome", "Record", "Tried", "Watch", "load", "path_beside", "read", "save"]
 
@@ -122,14 +122,4 @@ def save(path: Path, record: Record) -> None:
         OSError: the disk; the record before it still stands.
     """
     body = record.model_dump_json().encode()
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    durable.replace(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import structlog
+from trisense.edge import durable
 from trisense.edge.clocks.clock import Clock
 from trisense.edge.sending.hours import DAY_S
 
@@ -75,12 +75,7 @@ class Daybook:
         Raises:
             OSError: the disk does not take it.
         """
-        fresh = self.path.with_name(self.path.name + ".new")
-        with fresh.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self.path)
+        durable.replace(self.path, text.encode())
 
     def to_save(self, daily_bytes: int, *, exactly: bool = False) -> str | None:
         """What must be written before more is spent; None while the file says enough.

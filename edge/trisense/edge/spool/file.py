@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 from trisense.core.errors import SpoolError, SpoolLocked
+from trisense.edge import durable
 from trisense.edge.sensing.ordinals import NEVER
 from trisense.edge.spool.model import epoch_name, epoch_number
 from trisense.edge.spool.rows import checksum
@@ -418,19 +419,10 @@ class EpochNote:
 
         ``owed`` are epochs whose end was lost, and is not declared yet.
         """
-        fresh = self._path.with_name(self._path.name + ".new")
+        names = [*map(epoch_name, epochs), *(f"{OWED}{epoch_name(epoch)}" for epoch in owed)]
         try:
-            with fresh.open("w", encoding="ascii") as file:
-                file.writelines(f"{epoch_name(epoch)}\n" for epoch in epochs)
-                file.writelines(f"{OWED}{epoch_name(epoch)}\n" for epoch in owed)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._path)
-            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)  # the names of the spool's own files too
-            finally:
-                os.close(folder)
+            # This makes the names of the spool's own files sure, too.
+            durable.replace(self._path, "".join(f"{name}\n" for name in names).encode("ascii"))
         except OSError as error:
             log.warning("spool_note_failed", path=str(self._path), why=str(error))
 
