@@ -22,6 +22,7 @@ from trisense.core.model import (
 from trisense.core.vocabulary import PROPERTIES
 from trisense.core.wire import Header, arrays, bits, integers, lists, names, pack, tables
 from trisense.core.wire.codec import decode
+from trisense.core.wire.frame import open_frame
 
 HEADER = Header("kx-001", "kx", Counters(0xFEDC_BA98_7654_3210, 43, 40, 123_456))
 GOLDEN = """
@@ -148,4 +149,6 @@ def test_a_bundle_of_version_1_still_means_what_it_meant(ops: integers.Operation
 
 
 def test_a_bundle_packed_today_is_no_larger_than_at_first() -> None:
-    assert len(pack(HEADER, golden_batches())) <= len(bytes.fromhex(GOLDEN))
+    # Before compression, for that of a few hundred bytes is a matter of luck.
+    packed = open_frame(pack(HEADER, golden_batches()))
+    assert len(packed) <= len(open_frame(bytes.fromhex(GOLDEN)))

@@ -18,6 +18,8 @@ NUMBER_BITS: Final = 72
 """Widest number in a stream: a zig-zag difference of two signed 64-bit integers needs 66."""
 WORD_BITS: Final = 10
 """Up to this width the text of every number is kept: looking it up is five times as fast."""
+NATURALS: Final = 4096
+"""Texts of single numbers that are kept: counts, widths and names are the same in every bundle."""
 LENGTH_BITS: Final = NUMBER_BITS.bit_length()
 
 
@@ -26,6 +28,7 @@ def fixed(value: int, width: int) -> str:
     return format(value, f"0{width}b") if width else ""
 
 
+@lru_cache(maxsize=NATURALS)
 def natural(value: int) -> str:
     """Elias delta code of value + 1: one bit for 0, about log2 for large numbers."""
     length = (value + 1).bit_length()

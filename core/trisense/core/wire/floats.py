@@ -15,8 +15,9 @@ import struct
 from bisect import bisect_right
 from collections.abc import Sequence
 from decimal import Decimal
+from itertools import repeat
 from math import copysign, gcd, isfinite, lcm
-from operator import sub
+from operator import mul, sub, truediv
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trisense.core.errors import WireError
@@ -176,14 +177,16 @@ Found = tuple[Scale, list[int], list[int]]
 
 
 def _fit(values: Sequence[float]) -> Found:
-    wild = [row for row, value in enumerate(values) if not -EXACT <= value <= EXACT]
-    if wild:
+    # A sum is finite only where all values are: minimum and maximum would overlook a NaN.
+    tame = isfinite(sum(values)) and min(values) >= -EXACT and max(values) <= EXACT
+    if not tame:
+        wild = [row for row, value in enumerate(values) if not -EXACT <= value <= EXACT]
         if _too_many(wild, values):
             return _patterns(values)
-        tame = list(values)
+        bounded = list(values)
         for row in wild:
-            tame[row] = 0.0
-        scale, ks, bad = _fit(tame)
+            bounded[row] = 0.0
+        scale, ks, bad = _fit(bounded)
         return (scale, ks, sorted({*bad, *wild})) if scale.kind != PATTERN else _patterns(values)
     short = _decimal(values, SHORT_DIGITS)
     if short is not None and not short[2]:
@@ -204,8 +207,11 @@ def _decimal(values: Sequence[float], most: int) -> Found | None:
     while more > digits:
         digits = more
         power = POWERS[digits]
-        ks = [round(value * power) for value in values]
-        bad = [row for row, (k, value) in enumerate(zip(ks, values, strict=True)) if k / power != value]
+        ks = list(map(round, map(mul, values, repeat(power))))
+        again = list(map(truediv, ks, repeat(power)))
+        bad = (
+            [] if again == list(values) else [row for row, value in enumerate(values) if again[row] != value]
+        )
         more = _most_digits([values[row] for row in bad[:SAMPLE]], most)
     if max(ks) > EXACT or min(ks) < -EXACT:
         return None

@@ -11,10 +11,10 @@ dictionary when that is shorter. ``decode`` is the other way.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd, log2
-from operator import mul, sub
+from operator import sub
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from trisense.core import limits
@@ -57,7 +57,6 @@ SHIFTS: Final = 2
 """Numbers of low bits that are tried."""
 FEW: Final = 48
 """With fewer values only one is: a wrong one costs less than trying."""
-SYMBOLS: Final = range(tables.ESCAPE + 1)
 DICTIONARY_SHARE: Final = 3
 """A dictionary is tried where values repeat so often on average."""
 
@@ -188,8 +187,8 @@ def _estimate(steps: Sequence[int]) -> float:
 
 def encode_naturals(values: Sequence[int]) -> str:
     """Bits of naturals whose number the reader knows."""
-    best = _encode_unranked(values)
     counts = Counter(values)
+    best = _encode_unranked(values, counts)
     if len(values) < RANKED_ROWS or len(counts) * RANKED_SHARE > len(values):
         return best
     listed = [value for value, count in counts.most_common(RANKED_MAX) if count >= RANKED_COUNT]
@@ -200,64 +199,84 @@ def encode_naturals(values: Sequence[int]) -> str:
     rank = {value: at for at, value in enumerate(listed)}
     ranks = [rank[value] if value in rank else len(listed) + value for value in values]
     head = fixed(RANKED, 2) + natural(len(listed) - 1) + "".join(map(natural, listed))
-    return min(best, head + _encode_unranked(ranks), key=len)
+    return min(best, head + _encode_unranked(ranks, Counter(ranks)), key=len)
 
 
-def _encode_unranked(values: Sequence[int]) -> str:
+def _encode_unranked(values: Sequence[int], counts: Counter[int]) -> str:
     others = [value - 1 for value in values if value]
     if not others:
         return fixed(ZERO, 2)
-    best = fixed(DENSE, 2) + _dense(values)
+    dense = _choose(counts, len(values))
     if len(others) < SPARSE_SHARE * len(values):
         places = [row for row, value in enumerate(values) if value]
         gaps = [after - before - 1 for before, after in zip([-1, *places], places, strict=False)]
-        other = fixed(SPARSE, 2) + natural(len(others) - 1) + _dense(gaps) + _flat_or_dense(others)
-        best = min(best, other, key=len)
-    return best
+        between = _choose(Counter(gaps), len(gaps))
+        beyond = _choose(Counter(others), len(others)) if any(others) else None
+        count = natural(len(others) - 1)
+        if len(count) + between.bits + (beyond.bits if beyond else 0) + 1 < dense.bits:
+            rest = "0" if beyond is None else "1" + _dense(others, beyond)
+            return fixed(SPARSE, 2) + count + _dense(gaps, between) + rest
+    return fixed(DENSE, 2) + _dense(values, dense)
 
 
-def _flat_or_dense(values: Sequence[int]) -> str:
-    return "1" + _dense(values) if any(values) else "0"
+class Choice(NamedTuple):
+    """How a row of naturals is best written densely."""
+
+    bits: int
+    """All of it, what says the rest of this too."""
+    table: int
+    shift: int
+    escape_bits: int
+    """Width of what the table has no code for; 0: nothing."""
 
 
-def _dense(values: Sequence[int]) -> str:
+def _dense(values: Sequence[int], choice: Choice) -> str:
     """Table, shift, whether there are escapes and how wide, code words, escapes, low bits."""
-    table, shift = _choose(values)
-    words = tables.code(table).words
+    words, shift = tables.code(choice.table).words, choice.shift
     tops = [value >> shift for value in values] if shift else values
-    head = fixed(table, TABLE_BITS) + natural(shift)
+    head = fixed(choice.table, TABLE_BITS) + natural(shift)
     low = plane(values, shift)
-    if max(tops) < tables.ESCAPE:
+    if not choice.escape_bits:
         return head + "0" + "".join([words[top] for top in tops]) + low
     escaped = [top - tables.ESCAPE for top in tops if top >= tables.ESCAPE]
-    width = max(max(escaped).bit_length(), 1)
-    body = "".join([words[min(top, tables.ESCAPE)] for top in tops])
-    return head + "1" + fixed(width - 1, WIDTH_BITS) + body + plane(escaped, width) + low
+    body = "".join([words[top if top < tables.ESCAPE else tables.ESCAPE] for top in tops])  # noqa: FURB136  # min() takes 3 times as long
+    head += "1" + fixed(choice.escape_bits - 1, WIDTH_BITS)
+    return head + body + plane(escaped, choice.escape_bits) + low
 
 
-def _choose(values: Sequence[int]) -> tuple[int, int]:
-    """The cheapest (table, shift), tried around what the median suggests."""
-    counts = Counter(values)
+def _choose(counts: Mapping[int, int], rows: int) -> Choice:
+    """The cheapest for so many of each value, tried around what the median suggests."""
     largest = max(counts)
     # What escapes must fit the 64 bits that its width can say.
-    likely = max(int(log2(sorted(values)[len(values) // 2] / 8 + 1)), largest.bit_length() - 64)
-    least, chosen = float("inf"), (0, 0)
-    for shift in range(likely, likely + (SHIFTS if len(values) >= FEW else 1)):
+    likely = max(int(log2(_median(counts, rows) / 8 + 1)), largest.bit_length() - 64)
+    best: Choice | None = None
+    for shift in range(likely, likely + (SHIFTS if rows >= FEW else 1)):
         histogram = [0] * (min(largest >> shift, tables.ESCAPE) + 1)
         for value, count in counts.items():
             top = value >> shift
             histogram[top if top < tables.ESCAPE else tables.ESCAPE] += count  # noqa: FURB136  # min() takes 3 times as long
-        fixed_bits = len(values) * shift
+        table, bits = tables.cheapest(histogram)
+        bits += TABLE_BITS + len(natural(shift)) + 1 + rows * shift
+        escape_bits = 0
         if len(histogram) > tables.ESCAPE:
-            fixed_bits += histogram[tables.ESCAPE] * ((largest >> shift) - tables.ESCAPE).bit_length()
-        mean = sum(map(mul, histogram, SYMBOLS)) / len(values)
-        for table, lengths in tables.near(mean):
-            bits = fixed_bits + sum(map(mul, histogram, lengths))
-            if bits < least:
-                least, chosen = bits, (table, shift)
+            escape_bits = max(((largest >> shift) - tables.ESCAPE).bit_length(), 1)
+            bits += WIDTH_BITS + histogram[tables.ESCAPE] * escape_bits
+        if best is None or bits < best.bits:
+            best = Choice(bits, table, shift, escape_bits)
         if len(histogram) < tables.ESCAPE // 3:
             break
-    return chosen
+    assert best is not None  # noqa: S101  # one shift is always tried
+    return best
+
+
+def _median(counts: Mapping[int, int], rows: int) -> int:
+    """The value in the middle of the sorted row that has so many of each."""
+    left = rows // 2
+    for value in sorted(counts):
+        left -= counts[value]
+        if left < 0:
+            return value
+    raise AssertionError("counts of fewer rows")
 
 
 # Reading -------------------------------------------------------------------------------------------

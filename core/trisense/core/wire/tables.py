@@ -8,14 +8,14 @@ hence equal on every machine; a test pins their digest. Changing anything here i
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left
+import struct
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import fsum
 from operator import mul
 from typing import Final
 
-__all__ = ["CODE_BITS", "ESCAPE", "TABLES", "Code", "code", "lookup", "near", "prefix_lengths"]
+__all__ = ["CODE_BITS", "ESCAPE", "TABLES", "Code", "cheapest", "code", "lookup", "prefix_lengths"]
 
 ESCAPE: Final = 48
 """Symbol that stands for all larger ones; the symbols are 0 to ESCAPE."""
@@ -28,6 +28,9 @@ SHAPES: Final = 4
 TABLES: Final = SCALES * SHAPES
 TAIL: Final = 800
 """Symbols that the tail beyond ESCAPE is summed over."""
+LANE_BITS: Final = 32
+"""Room for the bits of one column in one code: fewer than 2**26 values of at most CODE_BITS each."""
+LANES: Final = struct.Struct(f"<{TABLES}I")
 
 
 class Code:
@@ -74,23 +77,21 @@ def code(index: int) -> Code:
 
 
 @lru_cache(maxsize=1)
-def _means() -> list[list[float]]:
-    return [[code(shape * SCALES + step).mean for step in range(SCALES)] for shape in range(SHAPES)]
+def _all_lengths() -> tuple[int, ...]:
+    """For each symbol its length in every code, each in LANE_BITS bits of one integer."""
+    codes = [code(index).lengths for index in range(TABLES)]
+    return tuple(
+        sum(lengths[symbol] << LANE_BITS * at for at, lengths in enumerate(codes))
+        for symbol in range(ESCAPE + 1)
+    )
 
 
-@lru_cache(maxsize=1)
-def _groups() -> list[list[list[tuple[int, tuple[int, ...]]]]]:
-    """By shape and place: three neighbours, each with its lengths."""
-    family = [(index, code(index).lengths) for index in range(TABLES)]
-    return [[family[shape * SCALES + at :][:3] for at in range(SCALES - 2)] for shape in range(SHAPES)]
-
-
-def near(mean: float) -> list[tuple[int, tuple[int, ...]]]:
-    """(table, lengths) worth trying for symbols of that mean: of each shape those around it."""
-    found: list[tuple[int, tuple[int, ...]]] = []
-    for means, groups in zip(_means(), _groups(), strict=True):
-        found += groups[min(max(bisect_left(means, mean) - 2, 0), SCALES - 3)]
-    return found
+def cheapest(histogram: Sequence[int]) -> tuple[int, int]:
+    """(table, bits) of the code that takes the fewest bits for so many of each symbol."""
+    # One multiplication a symbol counts for all codes at once.
+    lanes = LANES.unpack(sum(map(mul, histogram, _all_lengths())).to_bytes(LANES.size, "little"))
+    least = min(lanes)
+    return lanes.index(least), least
 
 
 @lru_cache(maxsize=TABLES)

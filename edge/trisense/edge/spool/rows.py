@@ -62,6 +62,10 @@ def unpack_rows(packed: bytes, stream: Callable[[int], Stream]) -> tuple[Sample,
     samples: list[Sample] = []
     for stream_id, steps, ordinals, values, codes in msgpack.unpackb(zlib.decompress(packed)):
         of = stream(stream_id)
+        if len(steps) == 1 and not codes:  # most groups of a one-second batch
+            n = 0 if ordinals is None else ordinals[0]
+            samples.append(Sample(of, steps[0] * of.tick_ns, tuple(values), n))
+            continue
         width = len(of.fields)
         quality: dict[int, list[tuple[int, int]]] = {}
         for row, index, code in codes:
