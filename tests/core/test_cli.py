@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -25,6 +26,20 @@ def test_help_lists_every_command_and_imports_none() -> None:
     assert result.returncode == 0, result.stderr
     for name in ("demo", "edge", "gateway", "driver", "wire", "audit", "sim"):
         assert f"\n  {name} " in result.stdout
+
+
+def test_help_fills_the_lines_of_a_narrow_terminal_and_keeps_those_of_lists() -> None:
+    command = [sys.executable, "-m", "trisense.core", "gateway", "command", "--help"]
+    environment = os.environ | {"COLUMNS": "60", "NO_COLOR": "1"}
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    text = shown[shown.index("Have a box do") : shown.index("Arguments")]
+    lines = [line.strip() for line in text.splitlines()]
+    assert [line.split()[1] for line in lines if line.startswith("- re")] == [
+        "read", "restart", "replay", "reload:",
+    ]  # fmt: skip
+    (last,) = [i for i, line in enumerate(lines) if line.startswith("A box may allow")]
+    assert len(lines[last]) > 45, "the docstring's own line ends are not kept"
+    assert "--install-completion" not in shown
 
 
 def test_version_names_the_program() -> None:

@@ -6,6 +6,8 @@ when it is called, so that a box without the gateway's dependencies still starts
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -80,7 +82,17 @@ class Commands(typer.core.TyperGroup):
 
 def load(point: EntryPoint) -> Any:
     """Import one command."""
-    return typer.main.get_command(point.load())
+    command = typer.main.get_command(point.load())
+    _unwrap(command)
+    return command
+
+
+def _unwrap(command: Any) -> None:
+    """Join the lines of each paragraph of help: typer keeps a docstring's, too long for 80 columns."""
+    if command.help:
+        command.help = re.sub(r"(?<!\n)\n(?!\n|- )", " ", inspect.cleandoc(command.help))
+    for inner in getattr(command, "commands", {}).values():
+        _unwrap(inner)
 
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:

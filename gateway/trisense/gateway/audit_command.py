@@ -22,7 +22,7 @@ from trisense.gateway.stores.base import NotSupported
 
 __all__ = ["app"]
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 TIMEOUT_S = 120.0
 
 

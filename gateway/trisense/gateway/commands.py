@@ -17,8 +17,12 @@ from trisense.gateway.quarantine import Quarantine
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Run or check the gateway, reach its boxes.")
-quarantine = typer.Typer(no_args_is_help=True, help="What the gateway refused, and why.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Run or check the gateway, reach its boxes."
+)
+quarantine = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="What the gateway refused, and why."
+)
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(remote_commands.app)
 

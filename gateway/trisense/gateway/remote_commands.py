@@ -36,7 +36,7 @@ from trisense.gateway.config import GatewayConfig, load
 
 __all__ = ["app"]
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 ConfigPath = Annotated[Path, typer.Argument(help="The gateway's TOML file.", metavar="CONFIG")]
 BoxName = Annotated[str, typer.Argument(help="Id of the box.", metavar="BOX")]
@@ -64,18 +64,13 @@ def command(
     """Have a box do something now, and show its reply.
 
     - read DEVICE: its samples.
-
     - snapshot CAMERA: a picture; the reply tells its id, the picture travels as all do.
-
     - restart DEVICE: close it and connect it anew.
-
     - log-level LEVEL [MINUTES]: for 15 minutes or as many, then back by itself.
-
     - replay [SINCE [UNTIL]]: send again what the gateway had; see `gateway replay`.
-
     - reload: take over what changed in the box's own file.
-
-    - show-config: what it runs; see `gateway config`. status: how it is, and what is wrong first.
+    - show-config: what it runs; see `gateway config`.
+    - status: how it is, what is wrong first.
 
     A box may allow fewer of them. Exit 0: done. 1: the box did not do it, and says why. 2: no answer.
     """

@@ -19,7 +19,9 @@ from trisense.core.wire.show import ROWS, as_data, as_text
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Measure the wire format on a CSV file, show a bundle.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Measure the wire format on a CSV file, show a bundle."
+)
 
 
 @app.command("measure")

@@ -17,7 +17,7 @@ from trisense.edge.config import load
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Predict the load of Modbus lines.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Predict the load of Modbus lines.")
 
 
 @app.callback()

@@ -27,12 +27,7 @@ __all__ = ["app"]
 
 log = structlog.get_logger(__name__)
 
-app = typer.Typer(no_args_is_help=True, help="Run or check a field box.")
-app.command()(scan)
-app.command()(status)
-app.command()(doctor)
-app.command()(ports)
-app.command()(standing.config)
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run or check a field box.")
 
 LINGER_S: Final = 1.0
 """Longest wait, after everything is saved, for a thread that hangs in a name look-up or a connect."""
@@ -90,3 +85,11 @@ def check(
         checking.show(box, readings)
     if readings is not None and any(reading.error is not None for reading in readings):
         raise typer.Exit(1)
+
+
+# Help lists them in this order: what is needed every day first.
+app.command()(status)
+app.command()(doctor)
+app.command()(ports)
+app.command()(scan)
+app.command()(standing.config)

@@ -19,7 +19,7 @@ __all__ = ["ports"]
 
 def ports(
     config: Annotated[
-        Path | None, typer.Argument(metavar="[CONFIG.toml]", help="Show which device uses which port.")
+        Path | None, typer.Argument(metavar="CONFIG.toml", help="Show which device uses which port.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:

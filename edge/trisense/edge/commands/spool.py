@@ -34,7 +34,11 @@ from trisense.edge.spool.view import Contents, Progress, contents, look_into
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Look into a box's queue on disk, check it, export it, trim it.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Look into a box's queue on disk, check it, export it, trim it.",
+)
 
 TABLE_WIDTH: Final = 132
 REPAIR_S: Final = 86_400.0

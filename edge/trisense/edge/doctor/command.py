@@ -45,9 +45,7 @@ STYLES: Final = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.BAD: "bold
 def doctor(
     config: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[CONFIG.toml]", help="Left out: /etc/trisense/edge.toml, else edge.toml here."
-        ),
+        typer.Argument(metavar="CONFIG.toml", help="Left out: /etc/trisense/edge.toml, else edge.toml here."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
