@@ -20,6 +20,7 @@ from trisense.edge.config import load
 from trisense.edge.doctor.command import doctor
 from trisense.edge.remote import standing
 from trisense.edge.runtime import Box
+from trisense.edge.service import heap
 from trisense.edge.service.notify import Notifier
 from trisense.edge.status.commands import status
 
@@ -41,6 +42,7 @@ def run(config: ConfigPath) -> None:
 
     SIGHUP takes over what changed in the file: devices, alarms, broker, link, log.
     """
+    heap.share()
     box = load(config)
     logs.configure(box.log.level)
     # A watchdog ends a program by SIGABRT: what every thread did then goes to stderr, whoever held it up.
