@@ -64,6 +64,8 @@ def test_ls_says_what_lies_there_by_epoch_class_and_state(filled: tuple[Path, in
         ("data", "open"): (1, 3),
         ("media", "waiting"): (1, 1),
     }
+    (media,) = [g for g in listing["batches"] if g["class"] == "media"]
+    assert media["size_bytes"] > len(b"\xff\xd8 a picture"), "rows and picture"
     assert {g["epoch"] for g in listing["batches"]} == {f"{epoch:016x}"}
     assert listing["epochs"][0]["next_seq"] == 9
     assert listing["horizon"] == "2026-05-28T20:26:40+00:00"

@@ -115,7 +115,12 @@ class Street:
     def stop(self) -> None:
         if self.box is not None and self.box.poll() is None:
             self.box.send_signal(signal.SIGTERM)
-            self.box.wait(timeout=20)
+            try:
+                self.box.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                self.box.kill()
+                self.box.wait()
+                pytest.fail(f"the box did not end:\n{self.log()}")
 
     def distances(self, open_spool: Callable[[], Spool]) -> dict[str, list[object]]:
         """What the stopped box has kept, by device."""
@@ -130,12 +135,13 @@ class Street:
 
 @pytest.fixture
 def street(tmp_path: Path) -> Iterator[Street]:
-    with usb_at(tmp_path / "machine") as usb:
+    # A gauge that nobody ends keeps the whole run from ending: whatever else fails, both are ended.
+    with usb_at(tmp_path / "machine") as usb, contextlib.ExitStack() as stack:
         made = Street(tmp_path, usb)
+        stack.callback(made.here.end)
+        stack.callback(made.there.end)
+        stack.callback(made.stop)
         yield made
-        made.stop()
-        made.here.end()
-        made.there.end()
 
 
 def test_adapters_that_come_back_under_each_others_names_keep_their_sensors(
@@ -206,12 +212,22 @@ def test_a_port_that_comes_back_with_its_number_between_two_looks_is_seen(street
     hotplug.look()
     assert woken == ["dust", "dust"]
 
+    other = street.usb.plug("ttyUSB1", "1-2", serial="B")
+    config = FramedConfig(name="dust", driver="plantower", line=f"serial://{other.by_id}")
+    devices.devices = {"dust": SimpleNamespace(name="dust", driver=SimpleNamespace(config=config))}
+    hotplug.look()
+    other.by_id.unlink()
+    hotplug.look()
+    other.by_id.symlink_to(street.usb.root / "dev" / other.name)
+    hotplug.look()
+    assert woken == ["dust", "dust", "dust"], "a device that was changed is looked for where it is now"
+
 
 def opened(street: Street, adapter: Adapter) -> bool:
     """Whether the box holds the port of an adapter open."""
     assert street.box is not None
-    return any(
-        os.readlink(entry) == adapter.slave_path  # noqa: PTH115  # of text, not of a file
-        for entry in Path(f"/proc/{street.box.pid}/fd").iterdir()
-        if entry.is_symlink()
-    )
+    for entry in Path(f"/proc/{street.box.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it closes others while we look
+            if os.readlink(entry) == adapter.slave_path:  # noqa: PTH115  # of text, not of a file
+                return True
+    return False

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -19,9 +20,11 @@ import pytest
 from structlog.testing import capture_logs
 from trisense.core.errors import SpoolError, SpoolFull, SpoolLocked
 from trisense.core.messages import LOSS, EpochReceipt
-from trisense.core.model import Batch, BatchClass, ClockState, Sample, Stream, batch_hash
+from trisense.core.model import Batch, BatchClass, ClockState, Quality, Sample, Stream, batch_hash
 from trisense.edge.spool import Cut, Head, Loss, Spool, SpoolOptions
+from trisense.edge.spool import queue as queue_module
 
+from tests.edge.conftest import FakeClock
 from tests.edge.spool.damage import smash_an_index
 
 MakeSpool = Callable[..., Spool]
@@ -162,15 +165,22 @@ def test_receipted_batches_go_by_age_and_old_epochs_stay_told(
         assert (old.epoch, old.next_seq, old.low_seq, old.samples_committed) == (epoch, 2, 2, 6)
 
 
-def test_a_batch_can_be_given_up_with_a_word(spool: Spool, cut: MakeCut) -> None:
-    (head,) = spool.commit([cut(1)])
+def test_batches_can_be_given_up_with_a_word(spool: Spool, cut: MakeCut, clock: FakeClock) -> None:
+    ids = []
+    for number in range(3):
+        ids += [head.id for head in spool.commit([cut(number)])]
+        clock.advance(60)
 
-    (told,) = spool.drop([head.id], "too_large")
+    (told,) = spool.drop(ids, "too_large")
 
     assert told.batch_class is BatchClass.ALARM
     (loss,) = declared(spool)
-    assert (loss["epoch"], loss["first"], loss["last"]) == (f"{spool.epoch:016x}", 0, 0)
-    assert (loss["samples"], loss["reason"]) == (3, "too_large")
+    assert (loss["epoch"], loss["first"], loss["last"]) == (f"{spool.epoch:016x}", 0, 2)
+    assert (loss["samples"], loss["reason"]) == (9, "too_large")
+    assert (loss["t0"], loss["t1"]) == ("2026-05-28T20:26:40.000+00:00", "2026-05-28T20:28:40.000+00:00")
+    (_, batch) = next(iter(spool.load([told.id])))
+    missing = [index for index, value in enumerate(batch.samples[0].values) if value is None]
+    assert batch.samples[0].quality == tuple((index, int(Quality.MISSING)) for index in missing)
     assert spool.counters().low_seq == told.seq
 
 
@@ -180,6 +190,40 @@ def test_what_never_was_committed_is_declared_without_an_epoch(spool: Spool) -> 
     (loss,) = declared(spool)
     assert loss["epoch"] is None
     assert (loss["samples"], loss["t1"]) == (7, "1970-01-01T00:00:01.000+00:00")
+
+
+def test_of_the_epochs_of_which_nothing_is_left_the_oldest_are_forgotten(
+    make_spool: MakeSpool, cut: MakeCut, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_module, "EPOCHS_KEPT", 2)
+    epochs = []
+    for _ in range(5):
+        with make_spool(keep_s=60.0) as spool:
+            epochs.append(spool.epoch)
+            spool.commit([cut(1)])
+            spool.settle([EpochReceipt(spool.epoch, stored=((0, 0),))])
+    with make_spool(keep_s=60.0) as spool:
+        clock.advance(3600)
+        assert spool.tidy() == 5
+        assert [of.epoch for of in spool.all_counters()] == [*epochs[-2:], spool.epoch]
+
+
+def test_what_no_index_tells_of_is_missed_and_found(spool: Spool, spool_path: Path, cut: MakeCut) -> None:
+    """Pages of an index that were never written: it is empty, and whole by itself."""
+    spool.commit([cut(number) for number in range(3)])
+    epoch = spool.epoch
+    with closing(sqlite3.connect(spool_path, isolation_level=None)) as db:
+        (schema,) = db.execute("SELECT sql FROM sqlite_schema WHERE name = 'waiting'").fetchone()
+        db.execute("DROP INDEX waiting")
+        db.execute(schema + " AND class = 'none'")
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'waiting'", (schema,))
+        (cookie,) = db.execute("PRAGMA schema_version").fetchone()
+        db.execute(f"PRAGMA schema_version = {cookie + 1}")
+    assert spool.heads(BatchClass.DATA) == []
+
+    spool.tidy()
+    assert {(epoch, seq) for seq in range(3)} <= waiting(spool).keys()
 
 
 # --- the cap ---
