@@ -261,6 +261,32 @@ def test_a_restarted_box_with_a_late_bundle_is_no_clone(intake: Intake, make_box
     assert intake.judge(deliveries).alarms == []
 
 
+def test_a_box_that_knows_less_of_its_past_than_before_has_an_older_copy_of_its_spool(
+    intake: Intake, make_box: Any
+) -> None:
+    old, new = make_box(epoch=1), make_box(epoch=2)
+
+    def birth(*counters: Counters) -> Birth:
+        return Birth(
+            box=old.name,
+            site="kx",
+            version="0",
+            config_hash="",
+            counters=[CountersJson.of(c) for c in counters],
+            devices=[],
+        )
+
+    deliver(intake, old.send(*(old.weather(1) for _ in range(5))))
+    earlier = replace(old.counters, next_seq=3)
+    assert intake.note_birth(birth(earlier)) == [], "of the epoch that goes on it may come late"
+    assert intake.note_birth(birth(old.counters, new.counters)) == []
+    (alarm,) = intake.note_birth(birth(earlier, new.counters))
+    assert (alarm.kind, dict(alarm.values)) == (
+        "rollback",
+        {"epoch": f"{old.epoch:016x}", "first": 3, "last": 4},
+    )
+
+
 def test_nothing_is_receipted_while_the_store_is_down(
     intake: Intake, duck: DuckStore, box: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

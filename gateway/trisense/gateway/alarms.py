@@ -29,7 +29,7 @@ class Alarm:
     device: str
     kind: str
     """Measurement of the alarm's stream (``loss``), or the gateway's own word: ``fork``, ``clone``,
-    ``quarantine``, ``store_down``, ``store_full``."""
+    ``rollback``, ``quarantine``, ``store_down``, ``store_full``."""
     values: Mapping[str, Value]
 
     def as_json(self) -> dict[str, Any]:

@@ -138,8 +138,8 @@ class Intake:
                 )
         record.counters[key] = counters
 
-    def note_birth(self, birth: Birth) -> None:
-        """Take what a box says of its epochs and of where its devices are.
+    def note_birth(self, birth: Birth) -> list[AlarmSeen]:
+        """Take what a box says of its epochs and of where its devices are; gives what is wrong with it.
 
         Raises:
             StoreUnavailable: note the same again later.
@@ -162,6 +162,29 @@ class Intake:
             if (position := device.position or birth.position) is not None
         ]
         self._store.note_places(birth.box, places)
+        return self._rolled_back(birth)
+
+    def _rolled_back(self, birth: Birth) -> list[AlarmSeen]:
+        """Epochs that are over and of which a box knows less than it said before: its spool is an older copy.
+
+        What it had made since and not sent is gone, and nobody can declare it. The last epoch is the one
+        that goes on: what is said of it may come late.
+        """
+        alarms = []
+        for c in birth.counters[:-1]:
+            facts = self._store.ledger.epochs.get((birth.box, c.epoch))
+            before = facts.reported.counters.next_seq if facts and facts.reported else 0
+            if c.next_seq < before:
+                values: dict[str, Value] = {
+                    "epoch": f"{c.epoch:016x}",
+                    "first": c.next_seq,
+                    "last": before - 1,
+                }
+                alarms.append(
+                    AlarmSeen(birth.box, "rollback", values, identity=(birth.box, c.epoch, c.next_seq))
+                )
+                log.error("rollback", box=birth.box, **values)
+        return alarms
 
     # Judging
 

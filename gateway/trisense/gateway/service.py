@@ -183,7 +183,7 @@ class Gateway:
         while deliveries := await self._lanes.take():
             while self._births:
                 _, birth = self._births.popitem(last=False)
-                await self._until_stored(partial(self._intake.note_birth, birth))
+                self._tell(await self._until_stored(partial(self._intake.note_birth, birth)))
             group = await self._until_stored(partial(self._intake.judge, deliveries))
             self._show(group)
             answers = await self._until_stored(partial(self._intake.commit, group))
