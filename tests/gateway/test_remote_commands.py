@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -12,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import aiomqtt
 import pytest
+from paho.mqtt import publish, subscribe
 from trisense.core import topics
-from trisense.core.errors import LinkError
+from trisense.core.errors import ConfigError, LinkError
 from trisense.core.messages import State
 from trisense.core.remote import (
     CONTENT_BYTES,
@@ -27,9 +31,10 @@ from trisense.core.remote import (
     Reported,
     check_content,
     command_of,
+    content_hash,
     desired_of,
 )
-from trisense.gateway import commands
+from trisense.gateway import commands, remote
 from typer.testing import CliRunner
 
 if TYPE_CHECKING:
@@ -122,6 +127,20 @@ def make_box(broker: Broker) -> Iterator[Make]:
 @pytest.fixture
 def box(make_box: Make) -> Answering:
     return make_box()
+
+
+def keep(broker: Broker, topic: str, payload: str) -> None:
+    """Have the broker keep a message."""
+    publish.single(topic, payload, 1, retain=True, hostname="127.0.0.1", port=broker.port)
+
+
+def kept(broker: Broker, topic: str) -> bytes | None:
+    """What the broker keeps."""
+    keep(broker, "end", "end")
+    ask: Callable[..., Any] = subscribe.simple
+    message = ask([topic, "end"], hostname="127.0.0.1", port=broker.port)
+    payload: bytes = message.payload
+    return None if message.topic == "end" else payload
 
 
 Run = Callable[..., Any]
@@ -284,7 +303,10 @@ def test_what_was_retained_is_no_answer(make_box: Make, run: Run, file: Path) ->
     assert run("config", str(file)).exit_code == 0
     box.stop()
     result = run("config", str(file), "--timeout", "0.3")
-    assert "no answer from kx-001 within 0.3 s" in str(result.exception)
+    assert str(result.exception) == (
+        "kx-001 has not settled within 0.3 s: it was sent, the box has not answered yet,"
+        " the same command again says where it stands"
+    )
 
 
 def test_a_box_that_may_have_gone_to_another_broker_is_said_to(box: Answering, run: Run, file: Path) -> None:
@@ -295,7 +317,104 @@ def test_a_box_that_may_have_gone_to_another_broker_is_said_to(box: Answering, r
 
 def test_a_dry_run_needs_the_box(make_box: Make, run: Run, file: Path) -> None:
     make_box(online=False)
-    assert "a dry run needs it" in str(run("config", str(file), "--dry-run").exception)
+    assert "and a dry run needs it: nothing was sent" in str(run("config", str(file), "--dry-run").exception)
+
+
+@pytest.mark.parametrize("options", [(), ("--no-wait",), ("--dry-run",)])
+def test_for_a_box_that_nobody_knows_nothing_is_left_and_those_with_such_names_are_told(
+    run: Run, file: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(remote, "KNOWN_S", 0.2)
+    monkeypatch.setattr(remote, "NEAREST_S", 0.2)
+    known = State(online=True, boot_id="b", since="then").model_dump_json()
+    for name in ("kx-010", "roof"):
+        keep(broker, topics.state(name), known)
+    said = str(run("config", str(file), *options).exception)
+    assert "this broker has never heard of kx-001, it knows kx-010, roof" in said
+    assert kept(broker, topics.desired(BOX)) is None
+
+
+def test_a_box_that_is_away_is_said_to_be_and_what_waits_for_it_can_be_taken_back(
+    make_box: Make, run: Run, file: Path, broker: Broker
+) -> None:
+    make_box(online=False)
+    result = run("config", str(file), "--timeout", "0.3")
+    assert result.stderr.startswith("kx-001: offline since 2026-11-23T08:00:00+00:00; the broker keeps this")
+    assert "--withdraw takes it back" in str(result.exception)
+    assert desired_of(kept(broker, topics.desired(BOX)) or b"").content == CONTENT
+    assert run("config", "--withdraw").exit_code == 0
+    assert kept(broker, topics.desired(BOX)) is None
+
+
+def test_while_the_box_tries_another_one_nothing_is_sent(box: Answering, run: Run, tmp_path: Path) -> None:
+    others = tmp_path / "others.toml"
+    others.write_text(CONTENT + "# of another operator\n")
+    box.reports = [{"state": "trial"}]
+    run("config", str(others), "--timeout", "0.3")
+    mine = tmp_path / "mine.toml"
+    mine.write_text(CONTENT)
+    said = str(run("config", str(mine)).exception)
+    assert f"kx-001 is trying another one, {content_hash(others.read_text())[:16]}, since now" in said
+    assert said.endswith("nothing was sent")
+    box.reports = [{"state": "running"}]
+    assert run("config", str(others)).exit_code == 0  # the same again is followed
+    assert run("config", str(mine)).exit_code == 0
+
+
+def test_who_stops_waiting_is_told_that_the_box_goes_on(box: Answering, tmp_path: Path, file: Path) -> None:
+    box.reports = [{"state": "trial"}]
+    config = tmp_path / "gateway.toml"
+    config.write_text(f'[mqtt]\nport = {box.port}\n[store]\nkind = "duckdb"\n')
+    command = [sys.executable, "-m", "trisense.core", "gateway", "config", str(config), BOX, str(file)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline() == "kx-001: trial\n"
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.stderr.read() == (
+            "kx-001: its last word is 'trial', it goes on by itself, the same command again says where it"
+            " stands\n"
+        )
+    assert waiting.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--dry-run",), "FILE: expected a TOML file for the box with these options, got none"),
+        (("--health", "30"), "FILE: expected a TOML file"),
+        (("FILE", "--health", "600"), "--timeout: expected more than --health, 600, got 300"),
+    ],
+)
+def test_options_that_make_no_sense_are_told(
+    run: Run, file: Path, options: tuple[str, ...], said: str
+) -> None:
+    result = run("config", *(str(file) if option == "FILE" else option for option in options))
+    assert (result.exit_code, said in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "line", ['password = "hunter2"', 'url = "http://admin:hunter2@10.0.0.9/picture"', 'api_token = "hunter2"']
+)
+def test_a_file_with_a_secret_in_it_never_leaves_the_machine(
+    box: Answering, run: Run, file: Path, line: str
+) -> None:
+    file.write_text(f"{CONTENT}[mqtt]\n{line}\n")
+    error = run("config", str(file)).exception
+    assert isinstance(error, ConfigError)
+    assert "hunter2" not in str(error)
+    assert box.desired == []
+
+
+def test_a_terminal_obeys_nothing_that_a_box_says(box: Answering, run: Run, file: Path) -> None:
+    evil = "\x1b]0;owned\x07\x9b2J\u202e\nkx-001: running"
+    box.reports = [{"state": "rejected", "reason": evil}]
+    told = [run("config", str(file)).stdout]
+    assert told[0].count("\n") == 1
+    box.reply = Reply(ok=True, result={"a": evil})
+    told.append(run("command", "status").stdout)
+    box.reply = Reply(ok=False, error=Failure(reason="failed", detail=evil))
+    told.append(run("command", "status").stderr)
+    assert not any(sign in text for text in told for sign in "\x1b\x07\x9b\u202e")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import typer.core
 import typer.main
 from trisense.core.errors import ConfigError, MissingExtra, TrisenseError
 
-__all__ = ["GROUP", "cannot", "main"]
+__all__ = ["GROUP", "cannot", "main", "plain", "plain_lines"]
 
 GROUP = "trisense.commands"
 EXTRAS = {
@@ -48,8 +48,20 @@ SUMMARIES = {
 
 def cannot(message: str) -> NoReturn:
     """End the program: it cannot do what was asked (exit 2)."""
-    typer.echo(f"trisense: {message}", err=True)
+    typer.echo(f"trisense: {plain_lines(message)}", err=True)
     sys.exit(2)
+
+
+def plain(text: str) -> str:
+    """``text`` without what a terminal would obey, new lines included: words of a device may come from
+    anybody's tag, those of a box from whoever took it.
+    """
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+
+
+def plain_lines(text: str) -> str:
+    """``plain`` for each line of ``text``."""
+    return "\n".join(map(plain, text.split("\n")))
 
 
 class Commands(typer.core.TyperGroup):

@@ -21,6 +21,7 @@ __all__ = [
     "read_secret",
     "read_text",
     "read_toml",
+    "secrets_in",
 ]
 
 DEPTH_MAX = 32
@@ -28,6 +29,7 @@ DEPTH_MAX = 32
 PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
 TOO_DEEP = re.compile(rf"(?<![\w-])(?:{PART}){{{DEPTH_MAX}}}")
 """A key of so many parts; tomllib takes a minute for one of 45,000 (the time grows with their square)."""
+WITH_PASSWORD = re.compile(r"(?i)^[a-z][a-z0-9+.-]*+://[^/?#\s@:]*+:[^/?#\s@]*+@")
 SECRET_WORDS = ("password", "passwd", "token", "secret", "api_key", "apikey", "private_key")
 
 
@@ -157,6 +159,8 @@ def secrets_in(tables: Mapping[str, Any], prefix: str = "") -> Iterator[Mistake]
             for index, item in enumerate(value):
                 if isinstance(item, Mapping):
                     yield from secrets_in(item, f"{where}[{index}]")
+        elif isinstance(value, str) and WITH_PASSWORD.search(value):
+            yield Mistake(where, "a URL without name and password", "a secret")
         elif any(word in key.lower() for word in SECRET_WORDS) and not key.endswith(("_file", "_env")):
             yield Mistake(where, f"no secret in the file: use {key}_file = PATH", "a secret")
 

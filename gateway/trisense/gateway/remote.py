@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -11,15 +12,19 @@ from typing import Final
 import aiomqtt
 from pydantic import ValidationError
 from trisense.core import topics
-from trisense.core.errors import LinkError
+from trisense.core.errors import LinkError, RemoteError
 from trisense.core.messages import State
 from trisense.core.mqtt import Client
 from trisense.core.remote import Command, Desired, Reply, Reported, reply_of, reported_of
 from trisense.gateway.config import GatewayConfig, MqttConfig
 
-__all__ = ["ask", "follow", "leave"]
+__all__ = ["Push", "ask", "withdraw"]
 
 CONNECT_S: Final = 5.0
+KNOWN_S: Final = 3.0
+"""Longest wait for what the broker keeps of a box,"""
+NEAREST_S: Final = 1.0
+"""and of all others, to name some."""
 SETTLED: Final = frozenset({"running", "rejected", "rolled_back", "superseded", "checked"})
 """States after which nothing more comes by itself."""
 
@@ -47,54 +52,156 @@ async def ask(config: GatewayConfig, box: str, command: Command, *, timeout_s: f
     raise LinkError("the broker ended the connection")
 
 
-async def follow(
-    config: GatewayConfig,
-    box: str,
-    desired: Desired,
-    *,
-    timeout_s: float,
-    tell: Callable[[Reported], None],
-) -> Reported:
-    """Publish a desired configuration and wait until the box has settled; ``tell`` is given each report.
+class Push:
+    """One configuration on its way to a box."""
 
-    Raises:
-        LinkError: no broker, or nothing settled in time.
-        RemoteError: a report that is none.
-    """
-    async with _client(config) as client:
-        talk = _Talk(client, box)
-        await client.subscribe([(topics.state(box), 1), (topics.reported(box), 1)])
-        await _publish(client, box, desired)
-        async with talk.at_most(timeout_s):
-            async for message in client.messages:
-                if message.topic.value == topics.state(box):
-                    talk.heard(message)
-                    if desired.dry_run and talk.offline_since is not None:
-                        raise LinkError(f"{box} is offline since {talk.offline_since}; a dry run needs it")
-                elif not message.retain:  # what is retained was said before we asked
-                    reported = reported_of(_bytes(message))
-                    if (reported.desired, reported.attempt) == (desired.hash, desired.attempt):
-                        tell(reported)
-                        talk.moves |= _moves(reported)
-                        if reported.state in SETTLED:
-                            return reported
-    raise LinkError("the broker ended the connection")
+    def __init__(
+        self,
+        config: GatewayConfig,
+        box: str,
+        desired: Desired,
+        *,
+        tell: Callable[[Reported], None],
+        note: Callable[[str], None],
+    ) -> None:
+        """``tell`` is given each report of the box, ``note`` what else whoever waits should know."""
+        self._config = config
+        self._box = box
+        self._desired = desired
+        self._tell = tell
+        self._note = note
+        self._sent = False
+        self._offline_since: str | None = None
+        self._last: Reported | None = None
+
+    async def follow(self, timeout_s: float) -> Reported:
+        """Publish it and wait until the box has settled.
+
+        Raises:
+            LinkError: no broker, a box that it does not know or that tries another configuration, or nothing
+                settled in time. Says what was sent and what goes on.
+            RemoteError: a report that is none.
+        """
+        try:
+            async with _client(self._config) as client:
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        await self._send(client)
+                        return await self._settled(client)
+                except TimeoutError as error:
+                    raise LinkError(f"{self._box} has not settled within {timeout_s:g} s") from error
+        except LinkError as error:
+            raise LinkError(f"{error}: {self.standing()}") from error
+
+    async def leave(self) -> None:
+        """Publish it; the broker keeps it for the box.
+
+        Raises:
+            LinkError: as ``follow``.
+        """
+        async with _client(self._config) as client:
+            await self._send(client)
+
+    def standing(self) -> str:
+        """Where it stands as far as we have looked, in words."""
+        again = "the same command again says where it stands"
+        if not self._sent:
+            return "nothing was sent"
+        if self._desired.dry_run:
+            return "nothing changes"
+        if self._last is not None:
+            said = f"its last word is {self._last.state!r}, it goes on by itself, {again}"
+            moves = "; its [mqtt] changes: if it does not come back, it is at another broker"
+            return said + (moves if _moves(self._last) else "")
+        if self._offline_since is not None:
+            since = self._offline_since
+            return f"offline since {since}, the broker keeps it for the box (--withdraw takes it back)"
+        return f"it was sent, the box has not answered yet, {again}"
+
+    async def _send(self, client: aiomqtt.Client) -> None:
+        state, reported = await _known(client, self._box)
+        if state is None:
+            others = await _nearest(client, self._box)
+            raise LinkError(f"this broker has never heard of {self._box}, it knows {others}")
+        if not state.online:
+            if self._desired.dry_run:
+                raise LinkError(f"{self._box} is offline since {state.since}, and a dry run needs it")
+            self._offline_since = state.since
+            self._note(f"{self._box}: offline since {state.since}; the broker keeps this until it is back")
+        elif reported is not None and not self._desired.dry_run and self._is_another(reported):
+            raise LinkError(
+                f"expected one change at a time, but {self._box} is trying another one,"
+                f" {(reported.desired or '')[:16]}, since {reported.since}"
+            )
+        # A dry run goes beside the retained one: it only asks, and must not take its place.
+        payload = self._desired.model_dump_json(exclude_none=True)
+        await client.publish(topics.desired(self._box), payload, 1, retain=not self._desired.dry_run)
+        self._sent = True
+
+    def _is_another(self, reported: Reported) -> bool:
+        return reported.state in ("checking", "trial") and not self._is_ours(reported)
+
+    def _is_ours(self, reported: Reported) -> bool:
+        return (reported.desired, reported.attempt) == (self._desired.hash, self._desired.attempt)
+
+    async def _settled(self, client: aiomqtt.Client) -> Reported:
+        async for message in client.messages:
+            if message.topic.value == topics.state(self._box):
+                state = _state_of(message)
+                if state is not None:
+                    self._offline_since = None if state.online else state.since
+            elif not message.retain:  # what is retained was said before we asked
+                reported = reported_of(_bytes(message))
+                if self._is_ours(reported):
+                    self._tell(reported)
+                    # What follows a difference says it no more.
+                    change = reported.difference or (self._last and self._last.difference)
+                    self._last = reported.model_copy(update={"difference": change})
+                    if reported.state in SETTLED:
+                        return reported
+        raise LinkError("the broker ended the connection")
 
 
-async def leave(config: GatewayConfig, box: str, desired: Desired) -> None:
-    """Publish a desired configuration; the broker keeps it for the box.
+async def withdraw(config: GatewayConfig, box: str) -> None:
+    """Have the broker keep no configuration for the box; what the box runs stays.
 
     Raises:
         LinkError: no broker.
     """
     async with _client(config) as client:
-        await _publish(client, box, desired)
+        await client.publish(topics.desired(box), b"", 1, retain=True)
 
 
-async def _publish(client: aiomqtt.Client, box: str, desired: Desired) -> None:
-    # A dry run goes beside the retained one: it only asks, and must not take its place.
-    payload = desired.model_dump_json(exclude_none=True)
-    await client.publish(topics.desired(box), payload, 1, retain=not desired.dry_run)
+async def _known(client: aiomqtt.Client, box: str) -> tuple[State | None, Reported | None]:
+    """What the broker keeps of a box; stays subscribed to both."""
+    # In this order: the state comes last, and then the report has come, if there is one.
+    await client.subscribe([(topics.reported(box), 1), (topics.state(box), 1)])
+    reported = None
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(KNOWN_S):
+            async for message in client.messages:
+                if message.topic.value == topics.state(box):
+                    return _state_of(message), reported
+                with contextlib.suppress(RemoteError):
+                    reported = reported_of(_bytes(message))
+    return None, reported
+
+
+async def _nearest(client: aiomqtt.Client, box: str) -> str:
+    """The boxes that the broker knows with the most similar names."""
+    found = set()
+    await client.subscribe(topics.state("+"), 1)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(NEAREST_S):
+            async for message in client.messages:
+                found.add(topics.parse(message.topic.value)[0])
+    return ", ".join(difflib.get_close_matches(box, sorted(found), n=5, cutoff=0.0)) or "no box"
+
+
+def _state_of(message: aiomqtt.Message) -> State | None:
+    with contextlib.suppress(ValidationError):
+        return State.model_validate_json(_bytes(message))
+    return None
 
 
 class _Talk:
@@ -102,16 +209,14 @@ class _Talk:
 
     def __init__(self, client: aiomqtt.Client, box: str) -> None:
         self.offline_since: str | None = None
-        self.moves = False
-        """Whether what it tries takes it to another broker, or to this one by other means."""
         self._box = box
         self._client = client
         self._seen = False
 
     def heard(self, message: aiomqtt.Message) -> None:
         """Take the box's state."""
-        with contextlib.suppress(ValidationError):
-            state = State.model_validate_json(_bytes(message))
+        state = _state_of(message)
+        if state is not None:
             self._seen = True
             self.offline_since = None if state.online else state.since
 
@@ -127,8 +232,6 @@ class _Talk:
                 known = "it is online"
             else:
                 known = "this broker has never heard of it"
-            if self.moves:
-                known += "; its [mqtt] changes: if it does not come back, it is at another broker"
             raise LinkError(f"no answer from {self._box} within {timeout_s:g} s; {known}") from error
 
 

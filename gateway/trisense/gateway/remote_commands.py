@@ -13,9 +13,9 @@ from typing import Annotated, Any, Final, TypeVar
 
 import typer
 from pydantic import ValidationError
-from trisense.core.cli import cannot
-from trisense.core.config import mistakes_of, parse_toml, read_text
-from trisense.core.errors import RemoteError
+from trisense.core.cli import cannot, plain, plain_lines
+from trisense.core.config import mistakes_of, parse_toml, read_text, secrets_in
+from trisense.core.errors import ConfigError, RemoteError
 from trisense.core.model import BOX_ID
 from trisense.core.remote import (
     COMMANDS,
@@ -106,7 +106,7 @@ def replay(
         kept = (
             f"what was receipted it keeps from {horizon}" if horizon else "it keeps none that was receipted"
         )
-        typer.echo(f"{box}: {reply.result.get('batches')} batches go again; {kept}")
+        typer.echo(plain(f"{box}: {reply.result.get('batches')} batches go again; {kept}"))
 
 
 @app.command("config")
@@ -121,6 +121,9 @@ def config_(
         bool, typer.Option("--dry-run", help="Mistakes and difference; nothing changes, nothing is kept.")
     ] = False,
     wait: Annotated[bool, typer.Option(help="Wait until the box has settled.")] = True,
+    withdraw: Annotated[
+        bool, typer.Option("--withdraw", help="Take back what the broker keeps for a box that is away.")
+    ] = False,
     again: Annotated[bool, typer.Option("--again", help="Try one again that the box has given up.")] = False,
     health_s: Annotated[
         float | None,
@@ -132,26 +135,40 @@ def config_(
     """Give a box another configuration, or show what it runs.
 
     The box checks it, tries it, and goes back by itself unless it proves healthy in time: connected, and
-    each device at work that worked before. An offline box gets it when it comes back.
+    each device at work that worked before. Ctrl-C ends the waiting, not the trial. An offline box gets it
+    when it comes back, unless the broker restarts meanwhile: the shipped one keeps nothing on disk.
 
     Exit 0: it runs; with --dry-run: no mistakes; with --no-wait: the broker keeps it for the box.
-    1: rejected, rolled back, or overruled by the box's own file. 2: no answer.
+    1: rejected, rolled back, or overruled by the box's own file. 2: no answer, or nothing was sent.
     """
     settings = _settings(config, box)
+    if withdraw:
+        _run(remote.withdraw(settings, box))
+        typer.echo(f"{box}: the broker keeps nothing for it; what it runs stays")
+        return
     if file is None:
-        _show_config(settings, box)
+        if dry_run or again or health_s is not None or not wait:
+            cannot("FILE: expected a TOML file for the box with these options, got none")
+        _show_config(settings, box, min(timeout_s, SHOW_S))
         return
+    if wait and not dry_run and health_s is not None and timeout_s <= health_s:
+        cannot(f"--timeout: expected more than --health, {health_s:g}, got {timeout_s:g}")
     desired = _desired(file, box, dry_run=dry_run, again=again, health_s=health_s)
-    if not (wait or dry_run):
-        _run(remote.leave(settings, box, desired))
-        typer.echo(f"{box}: left at the broker, {desired.hash[:16]}")
-        return
 
     def tell(reported: Reported) -> None:
         if not as_json:
             typer.echo(_said(box, reported), err=reported.state in ("checking", "trial"))
 
-    reported = _run(remote.follow(settings, box, desired, timeout_s=timeout_s, tell=tell))
+    push = remote.Push(settings, box, desired, tell=tell, note=lambda text: typer.echo(plain(text), err=True))
+    if not (wait or dry_run):
+        _run(push.leave())
+        typer.echo(f"{box}: left at the broker, {desired.hash[:16]}")
+        return
+    try:
+        reported = _run(push.follow(timeout_s))
+    except KeyboardInterrupt:
+        typer.echo(plain(f"{box}: {push.standing()}"), err=True)
+        raise typer.Exit(130) from None
     if as_json:
         typer.echo(reported.model_dump_json(indent=1))
     raise typer.Exit(0 if reported.state in ("running", "checked") else 1)
@@ -196,23 +213,29 @@ def _show(reply: Reply, *, as_json: bool) -> None:
     if as_json:
         typer.echo(reply.model_dump_json(indent=1))
     elif reply.error is not None:
-        typer.echo(f"not done: {reply.error.reason}: {reply.error.detail}", err=True)
+        typer.echo(plain(f"not done: {reply.error.reason}: {reply.error.detail}"), err=True)
     else:
-        typer.echo(json.dumps(reply.result, indent=1, ensure_ascii=False) if reply.result else "done")
+        typer.echo(
+            plain_lines(json.dumps(reply.result, indent=1, ensure_ascii=False)) if reply.result else "done"
+        )
     raise typer.Exit(0 if reply.ok else 1)
 
 
-def _show_config(settings: GatewayConfig, box: str) -> None:
-    reply = _run(remote.ask(settings, box, ShowConfig(deadline=_deadline(SHOW_S)), timeout_s=SHOW_S))
+def _show_config(settings: GatewayConfig, box: str, timeout_s: float) -> None:
+    reply = _run(remote.ask(settings, box, ShowConfig(deadline=_deadline(timeout_s)), timeout_s=timeout_s))
     if reply.result is None:
         _show(reply, as_json=False)
         return
-    sys.stdout.write(str(reply.result.get("content", "")))
+    content = str(reply.result.get("content", ""))
+    sys.stdout.write(plain_lines(content.expandtabs()) if sys.stdout.isatty() else content)
 
 
 def _desired(file: Path, box: str, *, dry_run: bool, again: bool, health_s: float | None) -> Desired:
     content = read_text(file)
-    named = parse_toml(file, content).get("box")
+    tables = parse_toml(file, content)
+    if found := list(secrets_in(tables)):
+        raise ConfigError(str(file), found)  # before it lies at the broker for all to read who may
+    named = tables.get("box")
     told = named.get("id") if isinstance(named, dict) else None
     if told != box:
         cannot(f"{file}: box.id: expected {box!r}, got {told!r}")
@@ -237,7 +260,7 @@ def _said(box: str, reported: Reported) -> str:
     lines += [f"  {m.where}: expected {m.expected}, got {m.got}" for m in reported.mistakes]
     if reported.difference is not None and reported.state in ("checked", "checking"):
         lines += [f"  {line}" for line in reported.difference.summary or ["nothing changes"]]
-    return "\n".join(lines)
+    return "\n".join(map(plain, lines))
 
 
 def _time(option: str, text: str | None) -> datetime | None:

@@ -125,7 +125,7 @@ class Changes:
             await self._answer(desired, self._now("rejected", desired, reason=str(error)))
         except ConfigError as error:
             mistakes = [MistakeJson.of(mistake) for mistake in error.mistakes[:LIST_MAX]]
-            reason = f"{len(error.mistakes)} mistakes"
+            reason = "1 mistake" if len(error.mistakes) == 1 else f"{len(error.mistakes)} mistakes"
             await self._answer(desired, self._now("rejected", desired, reason=reason, mistakes=mistakes))
         except Exception as error:  # the edge: a driver's bug must not end the box, which would meet it again
             log.exception("configuration_broken", desired=desired.hash[:16])

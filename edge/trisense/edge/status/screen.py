@@ -9,6 +9,7 @@ from typing import Final
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+from trisense.core.cli import plain
 from trisense.edge.status.model import Bus, Device, Field, Line, Status, Stream
 
 __all__ = ["duration", "number", "plain", "screen", "size"]
@@ -253,11 +254,6 @@ def number(value: float | str | None) -> str:
     if value is None:
         return "-"
     return f"{value:.6g}" if isinstance(value, float) else plain(str(value))
-
-
-def plain(text: str) -> str:
-    """``text`` without what a terminal would obey: a device's words may come from anybody's tag."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def duration(seconds: float) -> str:
