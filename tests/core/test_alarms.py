@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from trisense.core.alarms import Evaluator, Rule, Source, Transition, alarm_values, bind, rule_mistakes
-from trisense.core.alarms.evaluator import BURST, REFILL_S
+from trisense.core.alarms.evaluator import BURST, NOT_WATCHED, REFILL_S
 from trisense.core.alarms.stream import ALARM
 from trisense.core.model import Field, FieldType, Layer, Sample, Stream
 
@@ -332,6 +332,11 @@ def test_a_mistake_in_a_rule_names_its_key(options: dict[str, Any], where: str, 
         (rule(unit="K"), "alarm[0].unit", "'Cel', the unit of roof/weather.air_temperature"),
         (rule(device="yard"), "alarm[0].measurement", "one of soil, weather"),
         (only("missing", device="yard", periods=3), "alarm[0].periods", "yard keeps its own pace"),
+        (
+            only("missing", device="box", missing_s=59),
+            "alarm[0].missing_s",
+            "at least the interval of box, 60",
+        ),
         (only("missing", measurement="soil", missing_s=3), "alarm[0].measurement", "one of weather"),
         (
             only("rate", device="box", field="disk_free", unit="By", below=-1, window_s=30),
@@ -367,7 +372,8 @@ def test_rules_can_be_exchanged_and_what_is_watched_no_more_is_cleared() -> None
         return evaluator.watch(bind(rules, SOURCES)[0], 1.0, T0_NS)
 
     (told,) = exchange(hot)
-    assert (told.subject.rule, told.raised, told.why) == (damp, False, "no longer watched")
+    assert (told.subject.rule, told.raised, told.why) == (damp, False, NOT_WATCHED)
+    assert alarm_values(told)["message"] == NOT_WATCHED, "not that all is well, which nobody can say"
     assert evaluator.feed(sample(41.0, 2.0), 2.0) == []
     assert [t.raised for t in evaluator.feed(sample(20.0, 3.0), 3.0)] == [False]
 

@@ -133,6 +133,7 @@ def mistakes_of(error: ValidationError, prefix: str = "") -> list[Mistake]:
             text = item["msg"]
             for opening in ("Value error, ", "Input should be ", "String should "):
                 text = text.removeprefix(opening)
+            text = text.partition(", unable to parse ")[0]
             mistake = Mistake(where, text, _shown(item["input"]))
         found.append(mistake)
     return found

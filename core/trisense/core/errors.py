@@ -99,7 +99,7 @@ class DeviceTimeout(DeviceError):
 
     def __init__(self, device: str, what: str, *, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        super().__init__(device, f"{what} (waited {timeout_s:g} s)")
+        super().__init__(device, f"{what} (waited {timeout_s:g} s)" if timeout_s else what)
 
 
 class FrameError(DeviceError):

@@ -152,7 +152,7 @@ class SerialLine(StreamLine):
 
     def drop(self) -> None:
         """End it, for its name is not its own any more: whoever reads or writes gets a LineError."""
-        self._end = "its name belongs to another adapter now, too or alone"
+        self._end = "its name means another adapter now, or several"
         self._writer.close()
 
     async def write(self, data: bytes) -> None:

@@ -281,7 +281,7 @@ def test_export_leaves_damaged_batches_out_and_says_so(filled: tuple[Path, int])
     db.close()
     answer = spool_command("export", filled[0])
     assert answer.exit_code == 1
-    assert "1 damaged batches left out" in answer.stderr
+    assert "1 damaged batch left out" in answer.stderr
 
 
 def test_trim_deletes_receipted_batches_and_nothing_else(filled: tuple[Path, int]) -> None:

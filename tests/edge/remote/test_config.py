@@ -300,7 +300,7 @@ def test_the_deployer_sees_whether_his_file_is_what_runs(local: BoxConfig, path:
         result = CliRunner().invoke(commands.app, ["config", str(local.path), *options])
         return result.exit_code, result.stdout
 
-    assert seen() == (0, f"{local.path}: this file runs\n")
+    assert seen() == (0, f"{local.path}: this file counts\n")
     keeper = Keeper(local, path)
     keeper.put_on_trial(WANTED)
     keeper.roll_back("dust: no answer")
@@ -310,14 +310,14 @@ def test_the_deployer_sees_whether_his_file_is_what_runs(local: BoxConfig, path:
     assert "dust: no answer" in said
     keeper.put_on_trial(WANTED)
     keeper.confirm()
-    assert seen() == (1, f"{local.path}: one from afar runs, {WANTED.hash[:16]}\n")
+    assert seen() == (1, f"{local.path}: one from afar counts, {WANTED.hash[:16]}, until this file changes\n")
     assert seen("--show") == (1, GOOD)
     code, told = seen("--json")
     assert json.loads(told)["running"] == WANTED.hash
     checked = CliRunner().invoke(commands.app, ["check", str(local.path)])
     assert "not this file, see `trisense edge config`" in checked.stderr
     write(LOCAL + "# by hand\n")
-    assert seen() == (0, f"{local.path}: this file runs\n")
+    assert seen() == (0, f"{local.path}: this file counts\n")
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,15 @@ def test_a_tap_follows_with_filters_and_ends_after_its_count(box: Box) -> None:
     assert rows[0]["time_ns"] < rows[1]["time_ns"]
 
 
+def test_a_tap_on_a_device_that_is_not_there_names_those_that_are(box: Box) -> None:
+    command = [*TRISENSE, "tap", str(box.config), "--device", "masd"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tap:
+        assert tap.stderr is not None
+        told = tap.stderr.readline()
+        tap.kill()
+    assert "one of dust, mast, gone, box or a pattern of them, got 'masd'" in told
+
+
 def test_a_tap_into_a_pipe_that_closes_just_ends(box: Box) -> None:
     shell = f"{' '.join(TRISENSE)} tap {box.config} | head -n 1"
     answer = subprocess.run(

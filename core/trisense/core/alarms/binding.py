@@ -142,12 +142,15 @@ def _field(
 
 
 def _missing(rule: MissingRule, subject: Subject, source: Source, path: str) -> Subject | Mistake:
-    if rule.periods is None:
-        return replace(subject, limit_s=rule.missing_s)
-    if source.period_s is None:
-        expected = f"missing_s: {subject.device} keeps its own pace"
-        return Mistake(f"{path}.periods", expected, f"{rule.periods:g}")
-    return replace(subject, limit_s=rule.periods * source.period_s)
+    if rule.periods is not None:
+        if source.period_s is None:
+            expected = f"missing_s: {subject.device} keeps its own pace"
+            return Mistake(f"{path}.periods", expected, f"{rule.periods:g}")
+        return replace(subject, limit_s=rule.periods * source.period_s)
+    if rule.missing_s is not None and source.period_s is not None and rule.missing_s < source.period_s:
+        expected = f"at least the interval of {subject.device}, {source.period_s:g}"
+        return Mistake(f"{path}.missing_s", expected, f"{rule.missing_s:g}")
+    return replace(subject, limit_s=rule.missing_s)
 
 
 def _one_of(names: Iterable[str]) -> str:

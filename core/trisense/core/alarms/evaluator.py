@@ -35,6 +35,7 @@ __all__ = ["BURST", "REFILL_S", "Evaluator", "Transition"]
 BURST: Final = 6
 """Three alarms and their ends: what comes and goes more often chatters."""
 REFILL_S: Final = 60.0
+NOT_WATCHED: Final = "no longer watched: the configuration has changed"
 UNUSABLE: Final = frozenset({Quality.FAIL, Quality.MISSING})
 RATE_POINTS: Final = 64
 """Most points kept over a rate's window; faster samples are thinned, for the newest always counts."""
@@ -281,7 +282,7 @@ class Evaluator:
             if same:
                 del known[subject.key]
         self._sort()
-        ends = (old.end("no longer watched") for old in known.values())
+        ends = (old.end(NOT_WATCHED) for old in known.values())
         return [end for end in ends if end is not None]
 
     @property

@@ -62,8 +62,9 @@ def alarm_values(told: Transition) -> dict[str, Value]:
 
 
 def _message(told: Transition) -> str:
-    rule = told.subject.rule
-    what = rule.message or _what(told)
+    if told.why and not told.raised:
+        return told.why  # nobody can say whether all is well
+    what = told.subject.rule.message or _what(told)
     return f"{what}: {told.why}" if told.why else what
 
 

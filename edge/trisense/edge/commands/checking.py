@@ -11,11 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rich.console import Console
-from rich.table import Table
-from trisense.core.alarms import bind
 from trisense.core.errors import DeviceError, Mistake
-from trisense.core.model import Quality, Sample
+from trisense.core.model import Sample
 from trisense.drivers import Lines, Observed, PolledDriver, StreamingDriver
 from trisense.edge.clocks.clock import Stamp, SystemClock
 from trisense.edge.commands import calibration_report
@@ -24,9 +21,8 @@ from trisense.edge.config import BoxConfig, Device
 from trisense.edge.sensing.ordinals import Ordinals
 from trisense.edge.sensing.stamping import Stamper
 from trisense.edge.sensing.supervisor import CLOSE_S, Deadline
-from trisense.edge.telling.alarm_tables import sources
 
-__all__ = ["Reading", "as_json", "read_devices", "row_of", "show", "warnings"]
+__all__ = ["Reading", "as_json", "read_devices", "row_of", "warnings"]
 
 FIRST_ROW_S: Final = 10.0
 WATCHED: Final = 5
@@ -148,21 +144,6 @@ def as_json(config: BoxConfig, readings: Sequence[Reading] | None) -> str:
     )
 
 
-def _alarms(config: BoxConfig) -> Table:
-    """The rules, and what each of them watches."""
-    subjects, _ = bind(config.alarms, sources(config.devices))
-    table = Table("alarm", "kind", "priority", "watches")
-    for rule in config.alarms:
-        watched = [
-            "/".join(filter(None, s.key[1:3])) + (f".{s.field}" if s.field else "")
-            for s in subjects
-            if s.rule == rule
-        ]
-        more = f" and {len(watched) - WATCHED} more" if len(watched) > WATCHED else ""
-        table.add_row(rule.name, rule.kind, rule.priority.value, ", ".join(watched[:WATCHED]) + more)
-    return table
-
-
 def row_of(sample: Sample) -> dict[str, Any]:
     """A sample as JSON may carry it."""
     fields = sample.stream.fields
@@ -173,56 +154,3 @@ def row_of(sample: Sample) -> dict[str, Any]:
         "values": {f.name: v for f, v in zip(fields, sample.values, strict=True)},
         "quality": {fields[index].name: code for index, code in sample.quality},
     }
-
-
-def show(config: BoxConfig, readings: Sequence[Reading] | None) -> None:
-    """The same as tables on stdout."""
-    console = Console(highlight=False)
-    streams = sum(len(device.streams) for device in config.devices)
-    console.print(
-        f"{config.path}: good. Box {config.box.id}, {len(config.devices)} devices, {streams} streams."
-    )
-    table = Table("device", "driver", "kind", "measurement", "fields")
-    for device in config.devices:
-        for stream in device.streams:
-            names = ", ".join(f.name for f in stream.fields)
-            table.add_row(
-                device.name, device.driver.config.driver, device.driver.kind, stream.measurement, names
-            )
-    console.print(table)
-    _show_calibration(console, config)
-    if config.alarms:
-        console.print(_alarms(config))
-    if readings is None:
-        return
-    table = Table("device", "measurement", "field", "value", "unit", "quality")
-    for reading in readings:
-        if reading.error is not None:
-            table.add_row(reading.device, "", "", f"cannot read: {reading.error}", "", "", style="red")
-        elif not reading.samples:
-            table.add_row(reading.device, "", "", "connected, nothing to tell", "", "")
-        for sample in reading.samples:
-            codes = dict(sample.quality)
-            for index, (field, value) in enumerate(zip(sample.stream.fields, sample.values, strict=True)):
-                code = Quality(codes.get(index, Quality.GOOD))
-                shown = "" if value is None else str(value)
-                table.add_row(
-                    reading.device,
-                    sample.stream.measurement,
-                    field.name,
-                    shown,
-                    field.unit,
-                    code.name.lower().replace("_", " "),
-                )
-    console.print(table)
-
-
-def _show_calibration(console: Console, config: BoxConfig) -> None:
-    used = calibration_report.in_use(config, time.time_ns())
-    if not used:
-        return
-    table = Table("device", "calibrated", "certificate", "now", "until", "k=2", "by")
-    for row in used:
-        cells = (row["device"], row["field"], row["version"], row["state"], row["valid_to"])
-        table.add_row(*cells, f"{row['uncertainty']:g}", row["by"])
-    console.print(table)

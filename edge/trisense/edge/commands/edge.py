@@ -13,7 +13,7 @@ from typing import Annotated, Final
 import structlog
 import typer
 from trisense.core import logs
-from trisense.edge.commands import checking
+from trisense.edge.commands import check_screen, checking
 from trisense.edge.commands.ports import ports
 from trisense.edge.commands.scan import scan
 from trisense.edge.config import load
@@ -73,7 +73,7 @@ def _tell(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
 def check(
     config: ConfigPath,
     read: Annotated[bool, typer.Option("--read", help="Read each device once; needs no broker.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
     """Check a configuration. Exit 1 when a device cannot be read, 2 when the file has mistakes."""
     logs.configure("error")
@@ -84,7 +84,7 @@ def check(
     if json:
         typer.echo(checking.as_json(box, readings))
     else:
-        checking.show(box, readings)
+        check_screen.show(box, readings)
     if readings is not None and any(reading.error is not None for reading in readings):
         raise typer.Exit(1)
 

@@ -17,7 +17,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
 from trisense.core import logs
 from trisense.core.cli import cannot
 from trisense.core.config import ConfigModel, check, read_toml
@@ -31,6 +30,7 @@ from trisense.edge.spool.model import KINDS
 from trisense.edge.spool.shelf import Shelf
 from trisense.edge.spool.trim import forget, give_up
 from trisense.edge.spool.view import Contents, Progress, contents, look_into
+from trisense.edge.status.screen import count, size
 
 __all__ = ["app"]
 
@@ -40,7 +40,14 @@ app = typer.Typer(
     help="Look into a box's queue on disk, check it, export it, trim it.",
 )
 
-TABLE_WIDTH: Final = 132
+CHECKED: Final = {
+    "log_frames": ("log frame", "log frames"),
+    "pages": ("page", "pages"),
+    "streams": ("stream", "streams"),
+    "epochs": ("epoch", "epochs"),
+    "batches": ("batch", "batches"),
+}
+"""What ``fsck`` counts, one and many."""
 REPAIR_S: Final = 86_400.0
 """A repair by hand reads a damaged file to its end, however slow the card."""
 
@@ -197,9 +204,9 @@ def trim(
     if as_json:
         typer.echo(json.dumps({"deleted": deleted, "declared_lost": dropped}))
     else:
-        typer.echo(f"{deleted} receipted batches deleted.")
-        for name, count in dropped.items():
-            typer.echo(f"{count} batches of class {name} dropped and declared lost.")
+        typer.echo(f"{_batches(deleted, 'receipted ')} deleted.")
+        for name, number in dropped.items():
+            typer.echo(f"{_batches(number)} of class {name} dropped and declared lost.")
 
 
 def _give_up(kind: str, before_ns: int, shelf: Shelf) -> int:
@@ -339,34 +346,37 @@ def _listing(path: Path, held: Contents) -> dict[str, Any]:
 
 
 def _show_contents(path: Path, held: Contents) -> None:
-    console = Console(highlight=False)
-    console.width = max(console.width, TABLE_WIDTH)  # half an epoch is no name
-    table = Table("epoch", "class", "state", "batches", "samples", "MB", "first commit", "last commit")
-    for group in held.groups:
-        table.add_row(
-            group.epoch,
-            group.kind,
-            group.state,
-            str(group.batches),
-            str(group.samples),
-            f"{group.size_bytes / 1e6:.2f}",
-            _iso(group.oldest_ns),
-            _iso(group.newest_ns),
-        )
-    console.print(f"{path}: {_megabytes(held)}", soft_wrap=True)
-    console.print(table if held.groups else "No batch in it.")
-    if held.horizon_ns is not None:
-        console.print(f"What was receipted since {_iso(held.horizon_ns)} is kept and can be replayed.")
-
-
-def _megabytes(held: Contents) -> str:
+    """An epoch a heading, a line each for what it holds: of use on 80 columns."""
+    console = Console(highlight=False, soft_wrap=True)
     parts = {
         "file": held.file_bytes,
         "log": held.log_bytes,
         "ballast": held.ballast_bytes,
         "damaged file kept aside": held.aside_bytes,
     }
-    return ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in parts.items() if size)
+    sizes = ", ".join(f"{name} {size(part)}" for name, part in parts.items() if part)
+    console.print(f"{path}: {sizes}", markup=False)
+    epoch = None
+    for group in held.groups:
+        if group.epoch != epoch:
+            epoch = group.epoch
+            console.print(f"epoch {epoch}", style="bold")
+        what = f"{group.kind} {group.state}"
+        many = f"{_batches(group.batches)}, {count(group.samples, 'sample', 'samples')}"
+        console.print(f"  {what:<14} {many}, {size(group.size_bytes)}")
+        console.print(f"  {'':<14} committed {_utc(group.oldest_ns)} .. {_utc(group.newest_ns)} UTC")
+    if not held.groups:
+        console.print("No batch in it.")
+    if held.horizon_ns is not None:
+        console.print(f"What was receipted since {_utc(held.horizon_ns)} UTC is kept and can be replayed.")
+
+
+def _utc(time_ns: int | None) -> str:
+    return (_iso(time_ns) or "?").removesuffix("+00:00").replace("T", " ")
+
+
+def _batches(number: int, which: str = "") -> str:
+    return count(number, f"{which}batch", f"{which}batches")
 
 
 def _outcome(found: Findings, left: Findings | None) -> str:
@@ -392,7 +402,9 @@ def _report(path: Path, found: Findings, left: Findings | None, outcome: str) ->
 
 def _show_findings(path: Path, found: Findings, left: Findings | None, outcome: str) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    looked = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.checked.items())
+    looked = ", ".join(
+        count(number, *CHECKED.get(name, (name, name))) for name, number in found.checked.items()
+    )
     console.print(f"{path}: checked {looked}.", markup=False)
     for line in found.told:
         console.print(f"  {line}", markup=False)
@@ -401,10 +413,10 @@ def _show_findings(path: Path, found: Findings, left: Findings | None, outcome: 
         console.print(f"  and {more} more")
     gone = sum(found.gone.values())
     if gone:
-        console.print(f"{gone} batches are gone: receipted and deleted, or declared lost.")
+        console.print(f"{_batches(gone)} gone: receipted and deleted, or declared lost.")
     condemned = (left or found).condemned
     if condemned:
-        console.print(f"{condemned} damaged batches are declared lost; their bytes are kept for a look.")
+        console.print(f"{_batches(condemned, 'damaged ')} declared lost; the bytes are kept for a look.")
     if left is not None:
         for line in left.told:
             console.print(f"  still: {line}", markup=False)
@@ -412,7 +424,7 @@ def _show_findings(path: Path, found: Findings, left: Findings | None, outcome: 
 
 
 def _told(done: Exported) -> str:
-    text = f"{done.samples} samples of {done.batches} batches"
+    text = f"{count(done.samples, 'sample', 'samples')} of {_batches(done.batches)}"
     if done.pictures:
         text += f", {done.pictures} pictures"
-    return text + (f"; {done.damaged} damaged batches left out" if done.damaged else "")
+    return text + (f"; {_batches(done.damaged, 'damaged ')} left out" if done.damaged else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -18,6 +18,7 @@ from trisense.edge.doctor import broker, disk, machine, mqtt, portcheck, timekee
 from trisense.edge.doctor.examine import examine
 from trisense.edge.doctor.model import Check, Finding, Patient, Verdict
 from trisense.edge.status.client import Client, find_config, find_socket
+from trisense.edge.status.screen import count
 
 __all__ = ["CHECKS", "doctor", "patient_of"]
 
@@ -72,8 +73,18 @@ def doctor(
         checks = [_dump(finding) for finding in found]
         dump = {"box": patient.config.box.id, "verdict": list(Verdict)[worst]}
         typer.echo(json.dumps(dump | {"checks": checks}))
+    else:
+        console.print(_summary(found))
     if worst:
         raise typer.Exit(1)
+
+
+def _summary(found: Sequence[Finding]) -> str:
+    """The last line, which stays on the screen."""
+    bad = sum(finding.verdict is Verdict.BAD for finding in found)
+    doubtful = sum(finding.verdict is Verdict.WARN for finding in found)
+    counts = [f"{bad} bad"] * bool(bad) + [count(doubtful, "warning", "warnings")] * bool(doubtful)
+    return f"{' and '.join(counts)}: each says above what to do." if counts else "All is well."
 
 
 def patient_of(config: Path) -> Patient:

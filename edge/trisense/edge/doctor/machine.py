@@ -10,6 +10,7 @@ from typing import Final
 
 from trisense.edge.doctor.model import Finding, Patient, Verdict
 from trisense.edge.status.machine import temperature_c
+from trisense.edge.status.screen import count, duration
 
 __all__ = ["check_heat", "check_memory", "check_power", "check_service", "check_watchdog"]
 
@@ -34,7 +35,7 @@ def check_service(patient: Patient) -> Iterator[Finding]:
             yield Finding("service", Verdict.WARN, "no box runs with this configuration", advice)
         return
     unit = _unit(running.box.pid, patient.root)
-    measured = f"process {running.box.pid}, up {running.box.up_s / 3600:.1f} h"
+    measured = f"process {running.box.pid}, up {duration(running.box.up_s)}"
     if unit is None:
         advice = "run it by deploy/systemd/trisense-edge.service: by hand nobody starts it again"
         yield Finding("service", Verdict.WARN, measured + ", under no unit", advice)
@@ -42,7 +43,7 @@ def check_service(patient: Patient) -> Iterator[Finding]:
         yield Finding("service", Verdict.OK, f"{measured}, under {unit}", values={"unit": unit})
     if running.problems:
         names = ", ".join(problem.name or problem.part for problem in running.problems[:5])
-        measured = f"{len(running.problems)} problems: {names}"
+        measured = f"{count(len(running.problems), 'problem', 'problems')}: {names}"
         yield Finding("running box", Verdict.WARN, measured, "trisense edge status tells them")
 
 

@@ -22,7 +22,7 @@ def config(
     show: Annotated[bool, typer.Option("--show", help="The configuration itself, TOML on stdout.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
 ) -> None:
-    """Say whether this file is what the box runs, or a configuration from afar; nothing is changed.
+    """Say whether this file counts, or a configuration from afar; nothing is changed.
 
     A configuration from afar gives way when this file changes, at the next start or a `reload`.
     Exit 0: this file. 1: another. 2: cannot say.
@@ -76,11 +76,12 @@ def _as_json(local: BoxConfig, known: Record | None) -> dict[str, object]:
 
 
 def _lines(local: BoxConfig, known: Record | None) -> list[str]:
-    if known is None:
-        return [f"{local.path}: this file runs"]
-    what = "this file runs" if known.good is None else f"one from afar runs, {content_hash(known.good)[:16]}"
+    """It speaks of the files alone: whether a box runs at all, `edge status` says."""
+    what = "this file counts"
+    if known is not None and known.good is not None:
+        what = f"one from afar counts, {content_hash(known.good)[:16]}, until this file changes"
     lines = [f"{local.path}: {what}"]
-    if known.tried is not None and known.tried.outcome != "running":
+    if known is not None and known.tried is not None and known.tried.outcome != "running":
         why = f": {known.tried.reason}" if known.tried.reason else ""
         outcome = known.tried.outcome.replace("_", " ")
         lines.append(f"desired last: {known.tried.hash[:16]}, {outcome} at {known.tried.at}{why}")

@@ -12,6 +12,7 @@ import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -21,8 +22,9 @@ from rich.live import Live
 from rich.text import Text
 from trisense.core import cli
 from trisense.core.errors import LinkError
-from trisense.core.model import BatchClass
+from trisense.core.model import BOX_DEVICE, BatchClass
 from trisense.edge.status.client import Client, find_config, find_socket
+from trisense.edge.status.model import Status
 from trisense.edge.status.screen import MARKS, UNITS, number, screen
 from trisense.edge.status.tap import Condition
 
@@ -129,10 +131,22 @@ def tap(
     request |= {"where": where or [], "batch_class": batch_class}
     try:
         with _connect(config) as client:
+            if (nothing := unmatched(client.status(), device)) is not None:
+                typer.echo(f"trisense: {nothing}", err=True)
             _follow(client.tap(request), count, as_json=as_json)
     except BrokenPipeError:
         # As `tap | head` leaves: what Python would still flush at its end has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def unmatched(status: Status, pattern: str) -> str | None:
+    """What to say where no device of the box has such a name: it would be waited for in silence."""
+    names = [*(device.name for device in status.devices), BOX_DEVICE]
+    if any(fnmatchcase(name, pattern) for name in names):
+        return None
+    return (
+        f"--device: expected one of {', '.join(names)} or a pattern of them, got {pattern!r}; waiting for it"
+    )
 
 
 def _follow(rows: Iterator[dict[str, Any]], count: int, *, as_json: bool) -> None:

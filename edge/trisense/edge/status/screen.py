@@ -12,7 +12,7 @@ from rich.text import Text
 from trisense.core.cli import plain
 from trisense.edge.status.model import Bus, Device, Field, Line, Status, Stream
 
-__all__ = ["duration", "number", "plain", "screen", "size"]
+__all__ = ["UNITS", "count", "duration", "number", "plain", "screen", "size"]
 
 LINES_SHOWN: Final = 10
 MARKS: Final = {3: "?", 4: "!"}
@@ -64,7 +64,7 @@ def _problems(status: Status) -> RenderableType:
         table.add_row(
             Text(problem.part, style="bold red"), name.append(since + plain(problem.text), style="not bold")
         )
-    said = _count(len(status.problems), "thing is wrong", "things are wrong")
+    said = count(len(status.problems), "thing is wrong", "things are wrong")
     return Group(Text(said, style="bold red"), table)
 
 
@@ -163,7 +163,7 @@ def _lines(status: Status) -> Iterator[str]:
 def _bus(bus: Bus) -> str:
     measured = "" if bus.measured is None else f", busy {bus.measured:.0%}"
     troubles = "".join(f", {count} {kind}" for kind, count in sorted(bus.troubles.items()))
-    asks = _count(len(bus.devices), "device asks", "devices ask")
+    asks = count(len(bus.devices), "device asks", "devices ask")
     return f"{_short(bus.line)}: {asks} for {bus.planned:.0%}{measured}{troubles}"
 
 
@@ -182,7 +182,7 @@ def _link(status: Status) -> Iterator[str]:
         yield f"{link.limited_by} let {link.allowed} go"
     if link.round_trip_s is not None:
         yield f"receipt after {duration(link.round_trip_s)}"
-    yield f"{_count(link.gateways, 'gateway', 'gateways')} online"
+    yield f"{count(link.gateways, 'gateway', 'gateways')} online"
     if link.left_bytes is not None:
         yield f"{size(link.used_bytes)} used today, {size(link.left_bytes)} left"
     again = f", {size(link.resent_bytes)} of it again" if link.resent_bytes else ""
@@ -194,15 +194,15 @@ def _link(status: Status) -> Iterator[str]:
 def _lanes(status: Status) -> Iterator[str]:
     for name, lane in status.link.lanes.items():
         if lane.bundles:
-            way = f", {_count(lane.on_the_way, 'batch', 'batches')} unanswered" if lane.on_the_way else ""
-            yield f"{name} {_count(lane.bundles, 'bundle', 'bundles')}, {size(lane.payload_bytes)}{way}"
+            way = f", {count(lane.on_the_way, 'batch', 'batches')} unanswered" if lane.on_the_way else ""
+            yield f"{name} {count(lane.bundles, 'bundle', 'bundles')}, {size(lane.payload_bytes)}{way}"
 
 
 def _spool(status: Status) -> Iterator[str]:
     spool = status.spool
     yield f"{size(spool.size_bytes)} of {size(spool.cap_bytes)}"
     for name, queue in spool.waiting.items():
-        yield f"{name} {_count(queue.batches, 'batch', 'batches')} waiting for {duration(queue.oldest_s)}"
+        yield f"{name} {count(queue.batches, 'batch', 'batches')} waiting for {duration(queue.oldest_s)}"
     if not spool.waiting:
         yield "nothing waits"
     if spool.kept_s is not None:
@@ -233,7 +233,8 @@ def _machine(status: Status) -> Iterator[str]:
     yield f"memory {size(of.rss_bytes)}"
 
 
-def _count(number: int, one: str, many: str) -> str:
+def count(number: int, one: str, many: str) -> str:
+    """A number and what it counts."""
     return f"{number} {one if number == 1 else many}"
 
 
