@@ -114,7 +114,7 @@ def test_fsck_finds_a_damaged_batch_and_repair_declares_it(
     assert spool_command("fsck", path).exit_code == 1, "looking changes nothing"
 
     mended = spool_command("fsck", path, "--repair")
-    assert (mended.exit_code, "2 damaged batches are declared lost" in mended.stdout) == (1, True)
+    assert (mended.exit_code, "2 damaged batches declared lost" in mended.stdout) == (1, True)
     assert spool_command("fsck", path).exit_code == 0
     assert not path.with_name("spool.db.damaged").exists(), "mended in place"
     with make_spool() as spool:
