@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
-from trisense.core.config import ConfigModel, load_toml, parse_toml, read_secret
+from trisense.core.config import ConfigModel, load_toml, parse_toml, read_secret, read_toml
 from trisense.core.errors import ConfigError, Mistake
 
 
@@ -118,3 +118,8 @@ def test_keys_of_a_few_parts_are_none_of_those() -> None:
     assert parse_toml(Path("box.toml"), 'a.b."c d".e = "10.0.0.1"') == {
         "a": {"b": {"c d": {"e": "10.0.0.1"}}}
     }
+
+
+def test_a_file_without_an_end_is_no_configuration() -> None:
+    with pytest.raises(ConfigError, match="expected at most 4194304 bytes, got more"):
+        read_toml(Path("/dev/zero"))

@@ -24,6 +24,8 @@ __all__ = [
     "secrets_in",
 ]
 
+TEXT_BYTES = 4 << 20
+"""Larger files are no configuration, and some have no end."""
 DEPTH_MAX = 32
 """Deeper tables are no configuration, and would end those who walk through them."""
 PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
@@ -55,10 +57,14 @@ def read_text(path: Path) -> str:
     """Read a text file.
 
     Raises:
-        ConfigError: missing, unreadable or no UTF-8.
+        ConfigError: missing, unreadable, no UTF-8 or larger than ``TEXT_BYTES``.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(TEXT_BYTES + 1)
+        if len(data) > TEXT_BYTES:
+            raise ConfigError(str(path), [Mistake("file", f"at most {TEXT_BYTES} bytes", "more")])
+        return data.decode("utf-8")
     except FileNotFoundError as error:
         raise ConfigError(str(path), [Mistake("file", "a TOML file", "no such file")]) from error
     except (OSError, UnicodeDecodeError) as error:

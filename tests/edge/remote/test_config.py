@@ -107,6 +107,49 @@ def test_secret_files_where_the_deployer_put_them_can_be_named(local: BoxConfig)
     )
 
 
+RADAR = '[[device]]\nname = "radar"\ndriver = "ti-mmwave"\nline = "tcp://127.0.0.1:2"\n'
+SCENES = (
+    '[[device]]\nname = "scenes"\ndriver = "ndvi-scenes"\nfolder = "scenes"\n'
+    'sites = [{ name = "a", latitude = 1, longitude = 1 }]\n'
+)
+SECRETS = LOCAL.replace(
+    "port = 1883\n", 'port = 1883\nca_file = "ca.crt"\ncert_file = "a.crt"\nkey_file = "a.key"\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        # The private key, sent to a device that is somebody's program; as somebody's password.
+        (
+            SECRETS + RADAR + 'configuration = "a.key"\ncli_line = "tcp://10.0.0.9:1"\n',
+            "device[1].configuration",
+        ),
+        (SECRETS.replace("/run/keys/mqtt", "a.key"), "mqtt.password_file"),
+        # Any file, told byte by byte by a decoder's complaints.
+        (SECRETS + RADAR.replace("tcp://127.0.0.1:2", "replay:///etc/shadow"), "device[1].line"),
+        (SECRETS + RADAR.replace("tcp://127.0.0.1:2", "replay:///run/keys/mqtt?speed=1"), "device[1].line"),
+        # The box's own file and all others in the folder, overwritten.
+        (SECRETS + SCENES + 'state_file = "box.toml"\n', "device[1].state_file"),
+        (SECRETS + SCENES + 'state_file = "q.db.remote"\n', "device[1].state_file"),
+        (SECRETS + SCENES.replace('"scenes"\nsites', '"/var/lib"\nsites'), "device[1].folder"),
+        # Files without an end.
+        (SECRETS + 'calibration = ["/dev/zero"]\n', "device[0].calibration[0]"),
+        (SECRETS + WEATHER + 'profile_file = "/dev/zero"\n', "device[1].profile_file"),
+    ],
+)
+def test_no_file_can_be_named_for_what_it_is_not_meant_for(write: Write, content: str, where: str) -> None:
+    assert mistakes(write(SECRETS), content) == [where]
+
+
+def test_a_file_that_the_own_file_names_can_be_named_for_the_same(write: Write) -> None:
+    elsewhere = (
+        SECRETS + SCENES.replace('"scenes"\nsites', '"/var/lib"\nsites') + 'state_file = "/run/state"\n'
+    )
+    local = write(elsewhere)
+    assert len(from_afar(local, elsewhere + DUST.replace("dust", "dust2")).devices) == 3
+
+
 @pytest.mark.parametrize("text", ["", "[", "x" * 1000, "[[box]]", 'device = "a"', "a." * 48_000 + "b = 1"])
 def test_any_text_is_told_its_mistakes(local: BoxConfig, text: str) -> None:
     assert mistakes(local, text)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,13 @@ CHANGEABLE: Final = frozenset({"box", "mqtt", "link", "log", "device", "alarm"})
 """Tables that may differ from the box's own file. Any other is the deployer's: where the disk is, what
 listens, what may be done from afar. Of ``[box]`` the id and the site are."""
 BOX_FIXED: Final = ("id", "site")
+
+OPENED: Final = ("_file", ".calibration", ".configuration")
+"""Ends of the names of keys whose files are opened while a configuration is checked."""
+WRITTEN: Final = "state_file"
+"""And of those that are written: a new one could be any file in the folder."""
+REPLAY: Final = "replay://"
+INDEX: Final = re.compile(r"\[\d+\]")
 
 Tables = Mapping[str, Any]
 
@@ -37,14 +45,15 @@ def from_afar(local: BoxConfig, content: str) -> BoxConfig:
     for name, table in own.items():
         if name not in CHANGEABLE:
             tables.setdefault(name, table)
-    found = [
-        *_fixed(local, own, tables),
-        *_files(tables, frozenset(name for _, name in _secrets(own)), local.path.resolve().parent),
-    ]
+    found = list(_fixed(local, own, tables))
+    files = Files(own, local.path.resolve().parent)
+    if refused := list(files.refused(_paths_in(tables))):
+        raise ConfigError(str(local.path), [*found, *refused])  # before any of them is opened
     try:
         config = checked(local.path, content, tables)
     except ConfigError as error:
         raise ConfigError(error.file, [*error.mistakes, *found]) from error
+    found += files.refused(_paths_of(config))
     if door(config) == "closed" and door(local) != "closed":
         expected = "TLS, or over_plain = true in the box's own file, else it would be the last the box takes"
         found.append(Mistake("mqtt", expected, f"a plain connection to {config.mqtt.host}"))
@@ -85,28 +94,59 @@ def _table(tables: Tables, name: str) -> Tables:
     return table if isinstance(table, Mapping) else {}
 
 
-def _files(tables: Tables, known: frozenset[str], folder: Path) -> Iterator[Mistake]:
-    """Files with secrets that are not where the deployer put such files.
+class Files:
+    """Which files a configuration from afar may name: those that the box's own file names for the same
+    purpose, and others in its folder.
 
-    Otherwise whoever may push a configuration could have any file of the box sent as a password.
+    Otherwise whoever may push a configuration could have any file of the box sent as a password or to a
+    device, its private key to begin with, or have one overwritten.
     """
-    for where, name in _secrets(tables):
-        if name in known:
-            continue
-        if not (folder / name).resolve().is_relative_to(folder):
-            yield Mistake(
-                where, f"a file that the box's own configuration names, or one in {folder}", repr(name)
-            )
+
+    def __init__(self, own: Tables, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[Path, set[str]] = {}
+        for where, name in _paths_in(own, every=True):
+            self._known.setdefault((folder / name).resolve(), set()).add(_purpose(where))
+
+    def refused(self, named: Iterable[tuple[str, str]]) -> Iterator[Mistake]:
+        """What is wrong with files named as (key path, name)."""
+        for where, name in named:
+            purpose, path = _purpose(where), (self._folder / name).resolve()
+            known = self._known.get(path)
+            if purpose in (known or ()):
+                continue
+            if known is not None or purpose.endswith(WRITTEN) or not path.is_relative_to(self._folder):
+                expected = (
+                    f"a file that the box's own configuration names for this, or another in {self._folder}"
+                )
+                yield Mistake(where, expected, repr(name))
 
 
-def _secrets(value: object, where: str = "") -> Iterator[tuple[str, str]]:
+def _purpose(where: str) -> str:
+    return INDEX.sub("", where)
+
+
+def _paths_in(value: object, where: str = "", *, every: bool = False) -> Iterator[tuple[str, str]]:
+    """(key path, name) of files, by the names of keys: those that are opened while a configuration is
+    checked; ``every``: each string, for it may be one.
+    """
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            path = f"{where}.{key}" if where else str(key)
-            if str(key).endswith("_file") and isinstance(inner, str):
-                yield path, inner
-            else:
-                yield from _secrets(inner, path)
+            yield from _paths_in(inner, f"{where}.{key}" if where else str(key), every=every)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _secrets(inner, f"{where}[{index}]")
+            yield from _paths_in(inner, f"{where}[{index}]", every=every)
+    elif isinstance(value, str):
+        if value.startswith(REPLAY):
+            yield where, value.removeprefix(REPLAY).partition("?")[0]
+        elif "\0" not in value and (every or _purpose(where).endswith(OPENED)):
+            yield where, value
+
+
+def _paths_of(config: BoxConfig) -> Iterator[tuple[str, str]]:
+    """The same by their types: what drivers, of others too, will open when they are at work."""
+    for index, device in enumerate(config.devices):
+        table = device.driver.config
+        for name in type(table).model_fields:
+            if isinstance(value := getattr(table, name), Path):
+                yield f"device[{index}].{name}", str(value)
