@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from trisense.core.messages import LOSS, EpochReceipt
 from trisense.core.model import BatchClass, Stream
-from trisense.edge.spool import Cut, Spool, room
+from trisense.edge.spool import Cut, Spool, SpoolOptions, room
 
 from tests.edge.spool.damage import smash_an_index
 
@@ -124,3 +125,26 @@ def test_room_that_a_receipt_needs_is_made_durably(
         monkeypatch.setattr(spool._shelf, "settle", settle)
         spool.settle([EpochReceipt(spool.epoch, stored=((0, 3),))])
         assert seen == [(2,)], "FULL"
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_spool_opens_on_a_full_disk(small_disk: Path, clock: Any, cut: MakeCut, *, damaged: bool) -> None:
+    path, options = small_disk / "spool.db", SpoolOptions(ballast_bytes=3 << 20)
+    with Spool(path, clock, options) as spool:
+        for number in range(20):
+            spool.commit([replace(cut(number), blob=os.urandom(50_000))])
+        epoch = spool.epoch
+    if damaged:
+        smash_an_index(path)
+    with (small_disk / "others").open("wb", buffering=0) as others, contextlib.suppress(OSError):
+        while True:
+            others.write(bytes(4096))
+
+    with Spool(path, clock, options) as spool:
+        spool.commit([cut(100)])
+        left = {head.seq for head in spool.heads(BatchClass.DATA) if head.epoch == epoch}
+        losses = [b.samples for _, b in spool.load(h.id for h in spool.heads(BatchClass.ALARM))]
+        told = [sample.values for of in losses for sample in of]
+        lost = {seq for x in told for seq in range(int(str(x[1])), int(str(x[2])) + 1)}
+        assert (left | lost, left & lost) == (set(range(20)), set())
+        assert 100 in numbers(spool)

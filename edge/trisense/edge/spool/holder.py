@@ -110,14 +110,24 @@ class Holder:
             log.error("spool_gone" if gone else "spool_tail_lost", path=str(self.path))
             owed += [epoch for epoch in self._last_of(noted) if epoch not in owed]
         self._begin_epoch(owed)
-        self._carry_on(self._options.salvage_s)
+        self._carry_on_at_once()
 
     def _connect(self) -> bool:
-        """Open what lies at the path; tells whether the end of its log was lost.
+        """Open what lies at the path, with the room of the ballast where there is none; tells whether the
+        end of its log was lost.
 
         Raises:
             sqlite3.Error: it is damaged, or the disk allows nothing.
         """
+        try:
+            return self._connect_once()
+        except sqlite3.Error as error:
+            if not (self._is_short(error) and self._give_room()):
+                raise
+            self._full.failed(why=str(error), disk_is_short=True, helped=True)
+            return self._connect_once()
+
+    def _connect_once(self) -> bool:
         self._connection, tail_lost = files.connect(self.path, max_bytes=self._options.max_bytes)
         try:
             unmarked = None
@@ -189,7 +199,10 @@ class Holder:
             if _code(error) not in files.CORRUPT_CODES and self._connection is not None:
                 raise SpoolError(f"{self.path}: {error}") from error
             self._recover(error)
+        try:
             return work()
+        except sqlite3.Error as error:
+            raise SpoolError(f"{self.path}: {error}") from error
 
     def _recover(self, error: sqlite3.Error) -> bool:
         """Do what helps against ``error``; False when there is no room and nothing to free.
@@ -197,18 +210,30 @@ class Holder:
         Raises:
             SpoolError: nothing helps but time.
         """
+        try:
+            return self._mend(error)
+        except (sqlite3.Error, OSError) as again:
+            raise SpoolError(f"{self.path}: {again}") from again
+
+    def _mend(self, error: sqlite3.Error) -> bool:
         if _code(error) in files.CORRUPT_CODES:
             self._start_afresh(str(error))
             return True
         if self._connection is None:
             self._open_or_start_afresh()  # an earlier attempt found a disk that allowed nothing
             return True
-        # A disk that is full answers either way, depending on which file could not grow.
-        if _code(error) == sqlite3.SQLITE_FULL or (
-            _code(error) == sqlite3.SQLITE_IOERR and self._ballast.disk_is_short()
-        ):
+        if self._is_short(error):
             return self._make_room(error)
         raise SpoolError(f"{self.path}: {error}") from error
+
+    def _is_short(self, error: sqlite3.Error) -> bool:
+        # A disk that is full answers this or that, depending on which file could not grow.
+        return _code(error) == sqlite3.SQLITE_FULL or (
+            _code(error) in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN} and self._ballast.disk_is_short()
+        )
+
+    def _give_room(self) -> bool:
+        return aside.discard_aside(self.path) or self._ballast.release()
 
     def _transact(self, work: Callable[[], T]) -> T:
         before = self._shelf.snapshot()
@@ -243,7 +268,7 @@ class Holder:
         Gives False when nothing is left to free.
         """
         short = self._ballast.disk_is_short()
-        helped = short and (aside.discard_aside(self.path) or self._ballast.release())
+        helped = short and self._give_room()
         self._full.failed(why=str(error), disk_is_short=short, helped=helped)
         # Also within ``_loosely``: what is dropped is declared in a batch of its own, whose number may travel
         # before the next commit makes it durable.
@@ -287,7 +312,13 @@ class Holder:
             self._let_go()
             raise SpoolError(f"{self.path}: cannot begin a new spool: {again}") from again
         self._begin_epoch(self._note.owed())
-        self._carry_on(self._options.salvage_s)
+        self._carry_on_at_once()
+
+    def _carry_on_at_once(self) -> None:
+        try:
+            self._carry_on(self._options.salvage_s)
+        except SpoolFull as error:  # later, perhaps: the box goes on sensing with what room there is
+            log.error("spool_salvage_waits", why=str(error))
 
     def _carry_on(self, limit_s: float) -> None:
         """Go on with the salvage of a damaged file, where there is one, for about that long.
@@ -328,7 +359,10 @@ class Holder:
     def _end_salvage(self, salvage: Salvage) -> None:
         salvage.close()
         self._salvage = None
-        kept_as = aside.keep_aside(self.path)
+        try:
+            kept_as = aside.keep_aside(self.path)
+        except OSError as error:
+            raise SpoolError(f"{self.path}: cannot put the damaged file away: {error}") from error
         waiting, kept = salvage.counts.values()
         log.error("spool_salvaged", waiting=waiting, kept=kept, kept_as=str(kept_as))
 

@@ -67,7 +67,7 @@ class Spool(Holder):
         Gives the number of batches deleted; to be called every few minutes.
         """
         if self._ballast.load():
-            room.set_cap(self._db, self._options.max_bytes)
+            self._guarded(lambda: room.set_cap(self._db, self._options.max_bytes))
 
         def work() -> int:
             count = forget(self._shelf, self._options.keep_s)

@@ -118,12 +118,12 @@ class Ballast:
 
     def load(self) -> bool:
         """Set the room aside where the disk has twice that free; tells whether it is."""
-        if self._path.exists() and self._path.stat().st_size == self._size_bytes:
-            return True
-        disk = os.statvfs(self._path.parent)
-        if disk.f_bavail * disk.f_frsize < 2 * self._size_bytes:
-            return False
         try:
+            if self._path.exists() and self._path.stat().st_size == self._size_bytes:
+                return True
+            disk = os.statvfs(self._path.parent)
+            if disk.f_bavail * disk.f_frsize < 2 * self._size_bytes:
+                return False
             with self._path.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, self._size_bytes)
         except OSError as error:

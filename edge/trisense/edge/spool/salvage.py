@@ -39,6 +39,8 @@ Row = TypeVar("Row", EpochRow, StreamRow)
 
 PART: Final = 200
 """Batches of one transaction: a commit may wait behind it."""
+PART_BYTES: Final = 256 * 1024
+"""And bytes, but for the last of them: on a full disk a transaction has only the room of the ballast."""
 ID_UNKNOWN: Final = 1 << 40
 """Where the old file does not tell how far its ids went, new ones begin here."""
 
@@ -105,16 +107,28 @@ class Salvage:
     def next_part(self) -> bool:
         """Read on, unless ``part`` is still to be carried; False at the end of what is carried now."""
         while not self.part:
-            read = list(islice(self._rows, PART))
-            if not read:
+            whole = self._read_some()
+            if whole is None:
                 return False
-            whole = [row for row in read if row.whole() and self._can_be_told(row)]
             if self.settled == WAITING:
                 for row in whole:
                     self._seen.setdefault(epoch_number(row.epoch), _Seqs()).add(row.seq)
             carried = (WAITING,) if self.settled == WAITING else (STORED, REFUSED)
             self.part = [self._placed(row) for row in whole if row.settled in carried]
         return True
+
+    def _read_some(self) -> list[BatchRow] | None:
+        """What is whole of the next rows; None where there are no more."""
+        whole: list[BatchRow] | None = None
+        size_bytes = 0
+        for row in islice(self._rows, PART):
+            whole = [] if whole is None else whole
+            if row.whole() and self._can_be_told(row):
+                whole.append(row)
+                size_bytes += row.size_bytes
+            if size_bytes >= PART_BYTES:
+                break
+        return whole
 
     def carried(self) -> None:
         """``part`` is durable in the new file."""
