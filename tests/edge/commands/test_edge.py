@@ -59,7 +59,7 @@ def start() -> Iterator[Start]:
 def dust(tmp_path: Path, start: Start) -> Path:
     """A simulated dust sensor on a pty; gives the link to it."""
     link = tmp_path / "tty-dust"
-    start("sim", "run", "plantower", "--pty", str(link), "--truth", str(tmp_path / "truth.jsonl"))
+    start("sim", "run", "plantower", "--pty", str(link), "-o", "period_s=0.2")
     wait_until(link.exists)
     return link
 
@@ -79,6 +79,7 @@ def write_config(tmp_path: Path, port: int, *devices: str) -> Path:
     file = tmp_path / "box.toml"
     text = (
         f'[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = {port}\n[clock]\nhold_s = 0\n'
+        "[spool]\ncommit_s = 0.1\n"
     )
     file.write_text(text + "".join(f"[[device]]\n{device}\n" for device in devices))
     return file

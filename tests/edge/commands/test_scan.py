@@ -38,7 +38,8 @@ def street(**options: Any) -> ModbusLine:
 async def walk(folder: Path, line: ModbusLine, units: list[int]) -> tuple[Scan, list[FoundUnit], list[int]]:
     asked = []
     async with plugged(line, folder / "tty") as link:
-        scan = Scan(f"serial://{link}?baud=115200", "rtu", timeout_s=0.3)
+        # Station and scan share a loop: who is late makes both late. Silence costs no more than this.
+        scan = Scan(f"serial://{link}?baud=115200", "rtu", timeout_s=0.1)
         found = await scan.run(units, lambda unit, _: asked.append(unit))
     return scan, found, asked
 

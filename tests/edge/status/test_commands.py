@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trisense.edge.status.client import find_config, find_socket
+from trisense.core.errors import LinkError
+from trisense.edge.status.client import Client, find_config, find_socket
 
 from .terminal import LIMIT_S, TRISENSE, Terminal
 
@@ -36,6 +37,7 @@ class Box:
         self.metrics, mast = free_address(), free_address()
         self.config.write_text(
             '[box]\nid = "kx-001"\nsite = "marienplatz"\n[mqtt]\nhost = "127.0.0.1"\nport = 1\n'
+            "[spool]\ncommit_s = 0.1\n"
             f'[status]\nmetrics = "{self.metrics}"\n'
             f'[[device]]\nname = "dust"\ndriver = "plantower"\nline = "serial://{self.dust}?baud=9600"\n'
             f'[[device]]\nname = "mast"\ndriver = "modbus:ecowitt-ws90"\nline = "tcp://{mast}"\n'
@@ -43,7 +45,9 @@ class Box:
             '[[device]]\nname = "gone"\ndriver = "plantower"\nline = "serial:///dev/tty-none?baud=9600"\n'
         )
         self.processes = [
-            subprocess.Popen([*TRISENSE, "sim", "run", "plantower", "--pty", str(self.dust)]),
+            subprocess.Popen(
+                [*TRISENSE, "sim", "run", "plantower", "--pty", str(self.dust), "-o", "period_s=0.2"]
+            ),
             subprocess.Popen([*TRISENSE, "sim", "run", "modbus", "--tcp", mast, "-o", "framing=tcp"]),
             subprocess.Popen([*TRISENSE, "edge", "run", str(self.config)], stderr=subprocess.DEVNULL),
         ]
@@ -55,9 +59,8 @@ class Box:
         )
 
     def picture(self) -> dict[str, Any]:
-        """What ``edge status --json`` tells; empty while no box runs."""
-        answer = self.tell("edge", "status", str(self.config), "--json")
-        picture: dict[str, Any] = json.loads(answer.stdout) if answer.returncode < 2 else {}
+        """What ``edge status --json`` tells."""
+        picture: dict[str, Any] = json.loads(self.tell("edge", "status", str(self.config), "--json").stdout)
         return picture
 
     def end(self) -> None:
@@ -66,18 +69,24 @@ class Box:
             process.wait()
 
 
-def settled(picture: dict[str, Any]) -> bool:
+def settled(box: Box) -> bool:
     """Every device has shown how it is, and something was committed."""
-    states = [device["state"] for device in picture.get("devices", [])]
-    return states == ["good", "good", "failing"] and bool(picture["spool"]["waiting"])
+    try:
+        with Client(find_socket(box.config), box.config) as client:
+            picture = client.status()
+    except LinkError:
+        return False  # it is starting
+    states = [device.state for device in picture.devices]
+    return states == ["good", "good", "failing"] and bool(picture.spool.waiting)
 
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     made = Box(tmp_path_factory.mktemp("box"))
     until_s = time.monotonic() + LIMIT_S
-    while not settled(made.picture()):
+    while not settled(made):
         assert time.monotonic() < until_s
+        time.sleep(0.05)
     yield made
     made.end()
 
