@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Coroutine
@@ -31,7 +30,7 @@ from trisense.core.remote import (
     check_content,
     content_hash,
 )
-from trisense.gateway import remote
+from trisense.gateway import remote, replies
 from trisense.gateway.config import GatewayConfig, load
 
 __all__ = ["app"]
@@ -76,7 +75,7 @@ def command(
     """
     settings = _settings(config, box)
     reply = _run(remote.ask(settings, box, _command(verb, arguments or [], timeout_s), timeout_s=timeout_s))
-    _show(reply, as_json=as_json)
+    _show(reply, as_json=as_json, verb=verb)
 
 
 @app.command("replay")
@@ -209,15 +208,13 @@ def _command(verb: str, arguments: list[str], timeout_s: float) -> Command:
         cannot("; ".join(str(mistake) for mistake in mistakes_of(error)))
 
 
-def _show(reply: Reply, *, as_json: bool) -> None:
+def _show(reply: Reply, *, as_json: bool, verb: str = "") -> None:
     if as_json:
         typer.echo(reply.model_dump_json(indent=1))
     elif reply.error is not None:
         typer.echo(plain(f"not done: {reply.error.reason}: {reply.error.detail}"), err=True)
     else:
-        typer.echo(
-            plain_lines(json.dumps(reply.result, indent=1, ensure_ascii=False)) if reply.result else "done"
-        )
+        typer.echo("\n".join(replies.lines(verb, reply.result)))
     raise typer.Exit(0 if reply.ok else 1)
 
 
