@@ -1,4 +1,4 @@
-"""What a box answered, as lines for people. Its words are checked: they may be of any version, or anybody's."""
+"""What a box answered, as lines for people; checked, for it may be of any version, or anybody's."""
 
 from __future__ import annotations
 
