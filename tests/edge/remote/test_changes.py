@@ -28,12 +28,13 @@ HEAD = '[box]\nid = "kx-001"\nsite = "kx"\n[mqtt]\nhost = "127.0.0.1"\nport = 1\
 
 
 class Gauge(PolledDriver[DeviceConfig]):
-    """Reads; with a time-out of 1 s it fails, with 2 s it was never written well."""
+    """Reads; with a time-out of 1 s it fails, with 2 s it was never written well, with 3 s it soon fails."""
 
     name = "gauge"
     family = "environment"
     summary = "for tests"
     config_model: ClassVar[type[DeviceConfig]] = DeviceConfig
+    reads = 0
 
     def __init__(self, config: DeviceConfig) -> None:
         super().__init__(config)
@@ -47,8 +48,9 @@ class Gauge(PolledDriver[DeviceConfig]):
         pass
 
     async def read(self) -> Sequence[Observed]:
-        if self.config.timeout_s == 1:
+        if self.config.timeout_s == 1 or (self.config.timeout_s == 3 and self.reads > 3):
             raise RuntimeError("no answer")
+        self.reads += 1
         return [Observed("count", {"count": 1})]
 
 
@@ -167,6 +169,13 @@ async def test_what_is_not_healthy_is_taken_back_and_not_tried_again(bench: Benc
     assert (await bench.report("trial", "rolled_back")).state == "rolled_back"
     bench.put(bad, attempt=1)
     assert (await bench.report("trial", "rolled_back")).state == "trial"
+
+
+async def test_a_few_good_reads_are_no_proof(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STEADY_S", 4.0)
+    bench.put(HEAD + gauge("a") + gauge("b", timeout_s=3), health_s=16)
+    back = await bench.report("running", "rolled_back")
+    assert (back.state, "no answer" in back.reason) == ("rolled_back", True)
 
 
 async def test_without_the_brokers_word_it_is_taken_back(bench: Bench) -> None:

@@ -40,6 +40,26 @@ def test_data_is_live_for_ten_seconds_and_backlog_after() -> None:
     assert box.live_after(105.1 + LIVE_S) is None
 
 
+def test_live_data_is_looked_at_again_when_it_becomes_backlog() -> None:
+    box = outbox()
+    assert box.next_backlog_s() is None
+    box.committed([head(5)], 100.0)
+    box.committed([head(6)], 103.0)
+    assert box.next_backlog_s() == 100.0 + LIVE_S
+
+
+def test_the_round_trip_is_smoothed_towards_what_is_measured_but_not_by_what_was_sent_twice() -> None:
+    box = outbox()
+    for identity, took_s in ((1, 1.0), (2, 9.0)):
+        publish(box, Pick(Lane.LIVE, (identity,)), 100.0)
+        box.settled([identity], 100.0 + took_s)
+    assert box.round_trip_s == pytest.approx(1.0 + 0.125 * 8.0)
+    publish(box, Pick(Lane.LIVE, (3,)), 100.0)
+    publish(box, Pick(Lane.LIVE, (3,)), 200.0)
+    box.settled([3], 201.0)
+    assert box.round_trip_s == pytest.approx(2.0)
+
+
 def test_what_is_on_its_way_is_not_ready_until_its_timer_has_run() -> None:
     box = outbox()
     publish(box, Pick(Lane.BACKLOG, (1, 2)), 0.0)

@@ -8,17 +8,20 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from trisense.core import topics
 from trisense.core.messages import EpochReceipt, State
 from trisense.core.model import BatchClass
 from trisense.core.topics import Lane
 from trisense.edge.config import BoxConfig
 from trisense.edge.sending import outbox as outbox_module
+from trisense.edge.sending import uplink as uplink_module
 from trisense.edge.sending.link import Connector
 from trisense.edge.spool import Cut, Head, Spool
 
@@ -96,6 +99,19 @@ async def test_lost_receipts_and_lies_do_no_harm(bench: Bench, gateway: Gateway,
     assert bench.uplink.counts["batches_refused"] == 1
 
 
+async def test_a_subscription_that_the_broker_refuses_is_counted_and_told(bench: Bench) -> None:
+    """128 is all that MQTT 3.1.1 says; 135, not authorised, is of version 5. Mosquitto never refuses one."""
+
+    class Refusing:
+        async def subscribe(self, wanted: list[tuple[str, int]]) -> list[int]:
+            return [128, 135, *(1 for _ in wanted[2:])]
+
+    with capture_logs() as logs:
+        await bench.uplink._down.subscribe(Refusing())  # type: ignore[arg-type]  # of a client only this
+    assert bench.uplink.counts["subscriptions_refused"] == 2
+    assert "receipt" in logs[0]["why"]
+
+
 async def test_bulk_waits_while_no_gateway_worker_is_online_and_live_does_not(
     bench: Bench, gateway: Gateway, cut: MakeCut
 ) -> None:
@@ -146,6 +162,29 @@ async def test_brokers_may_die_as_often_as_they_like(
         broker.start()
     await bench.settled()
     assert {(h.epoch, h.seq) for h in committed} == gateway.stored.keys()
+
+
+async def test_a_broker_that_is_away_is_tried_ever_more_rarely(
+    bench: Bench, broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.kill()
+    waits_s: list[float] = []
+    enough = asyncio.Event()
+
+    async def no_wait(_: asyncio.Event, until_s: float) -> None:
+        waits_s.append(until_s - time.monotonic())
+        if len(waits_s) == 7:
+            enough.set()
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(uplink_module, "wait_for", no_wait)
+    monkeypatch.setattr(uplink_module, "RECONNECT_S", 1000.0)  # beside which no machine is slow
+    monkeypatch.setattr(uplink_module, "RECONNECT_MAX_S", 16_000.0)
+    bench.start()
+    await enough.wait()
+    expected_s = [1000, 2000, 4000, 8000, 16_000, 16_000, 16_000]
+    for wait_s, around_s in zip(waits_s, expected_s, strict=False):
+        assert 0.7 * around_s < wait_s < 1.3 * around_s
 
 
 async def test_a_batch_that_can_never_travel_is_declared_lost_and_blocks_nobody(

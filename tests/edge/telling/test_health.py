@@ -16,6 +16,8 @@ from trisense.edge.status.model import Status
 from trisense.edge.telling import health as health_module
 from trisense.edge.telling.health import HEALTH, health_values
 
+from tests.edge.status.conftest import BOX, device, failing
+
 
 @pytest.fixture
 def box_file(tmp_path: Path) -> Path:
@@ -51,6 +53,25 @@ async def test_a_box_tells_its_health_and_rules_may_watch_it(
     assert row["memory"] > 10e6
     assert isinstance(row["disk_free"], int)
     assert row["disk_free"] > 0
+
+
+def test_the_row_says_what_the_picture_shows() -> None:
+    queues = {
+        "data": {"batches": 4, "size_bytes": 4000, "samples": 40, "oldest_s": 30.0},
+        "alarm": {"batches": 1, "size_bytes": 100, "samples": 1, "oldest_s": 70.0},
+    }
+    told = BOX | {"devices": [device("dust"), device("mast"), failing("gate")]}
+    told["spool"] = BOX["spool"] | {"waiting": queues, "dropped": 7}
+    bus = {"framing": "rtu", "devices": [], "planned": 0.1, "waiting": 0, "answers": 1, "troubles": {}}
+    told["buses"] = [bus | {"line": f"line {load}", "measured": load} for load in (None, 0.25, 0.5)]
+    values = health_values(Status.model_validate(told), alarms_held=2, link_today_bytes=9)
+    assert values.keys() == {field.name for field in HEALTH.fields}
+    assert (values["devices_good"], values["devices_failing"]) == (2, 1)
+    assert (values["spool_waiting"], values["spool_oldest"]) == (5, 70)
+    assert (values["samples_committed"], values["samples_dropped"]) == (1000, 7)
+    assert (values["cpu_load"], values["cpu_temperature"], values["bus_load"]) == (3.0, 54.3, 50.0)
+    assert (values["clock_synchronised"], values["clock_error"]) == (1, 3)
+    assert (values["alarms_held"], values["link_today"]) == (2, 9)
 
 
 async def picture(box_file: Path) -> Status:
