@@ -68,6 +68,16 @@ def test_a_good_box_has_no_problem(good: Status) -> None:
         ({"link": {"trouble": "no gateway answers"}}, "link", "no gateway answers"),
         ({"clock": {"synced": False}}, "clock", "not synchronised: samples are flagged"),
         (
+            {"clock": {"synced": False, "mode": "holdover"}},
+            "clock",
+            "any more: samples are flagged, their error",
+        ),
+        (
+            {"clock": {"synced": False, "held_back_s": 3595.0}},
+            "clock",
+            "set back: samples go on 3595 s ahead",
+        ),
+        (
             {"clock": {"synced": False, "mode": "unknown"}},
             "clock",
             "nobody has said what time it is: samples wait for it",

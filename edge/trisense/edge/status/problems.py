@@ -20,6 +20,8 @@ HOT_C: Final = 80.0
 CLOCK: Final = {
     "unknown": "nobody has said what time it is: samples wait for it",
     "doubt": "it has stepped: samples wait until the new time has stood",
+    "holdover": "not synchronised any more: samples are flagged, their error grows",
+    "unsynchronised": "not synchronised: samples are flagged",
 }
 """What to say of the modes of a clock that is not synchronised."""
 LOST_S: Final = 3600.0
@@ -62,8 +64,11 @@ def _link(link: Link) -> Iterator[Problem]:
 
 def _clock(clock: Clock) -> Iterator[Problem]:
     if not clock.synced:
-        text = "not synchronised: samples are flagged"
-        yield Problem(part="clock", name="", text=CLOCK.get(clock.mode, text))
+        text = CLOCK.get(clock.mode, CLOCK["unsynchronised"])
+        if clock.held_back_s:
+            ahead = f"{clock.held_back_s:.0f} s"
+            text = f"it was set back: samples go on {ahead} ahead of it, flagged, until it has caught up"
+        yield Problem(part="clock", name="", text=text)
 
 
 def _spool(spool: Spool) -> Iterator[Problem]:

@@ -217,9 +217,13 @@ def _spool(status: Status) -> Iterator[str]:
 def _clock(status: Status) -> str:
     clock = status.clock
     now = datetime.fromtimestamp(clock.now_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    error = "" if clock.error_ms is None else f" within {clock.error_ms} ms"
+    error = "" if clock.error_ms is None else f" within {_milliseconds(clock.error_ms)}"
     ahead = f", held back from {duration(clock.held_back_s)} ahead" if clock.held_back_s else ""
     return f"{now}, {clock.mode}{error}{ahead}"
+
+
+def _milliseconds(amount_ms: int) -> str:
+    return f"{amount_ms} ms" if amount_ms < 10_000 else duration(amount_ms / 1000)
 
 
 def _machine(status: Status) -> Iterator[str]:
