@@ -70,12 +70,12 @@ def test_a_good_box_has_no_problem(good: Status) -> None:
         (
             {"clock": {"synced": False, "mode": "holdover"}},
             "clock",
-            "any more: samples are flagged, their error",
+            "not synchronised any more: samples are flagged, their error grows",
         ),
         (
             {"clock": {"synced": False, "held_back_s": 3595.0}},
             "clock",
-            "set back: samples go on 3595 s ahead",
+            "it was set back: samples go on 3595 s ahead of it, flagged, until it has caught up",
         ),
         (
             {"clock": {"synced": False, "mode": "unknown"}},
