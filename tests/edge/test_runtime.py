@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +28,8 @@ from trisense.edge.clocks.clock import PLAUSIBLE_NS, SystemClock
 from trisense.edge.config import load
 from trisense.edge.runtime import Box
 from trisense.edge.spool import Spool
+
+from .conftest import FakeClock
 
 
 class Counter(PolledDriver[DeviceConfig]):
@@ -159,6 +162,18 @@ async def test_the_store_learns_by_which_certificate_values_are_made(calibrated_
     (certificate,) = box.config.devices[0].treatment.columns["count"][0].certificates
     assert (said["source"], said["field"], said["version"]) == ("counter", "count.count", "C-1")
     assert (said["hash"], said["state"]) == (certificate.hash, "valid")
+
+
+def test_a_box_is_online_since_it_began_and_offline_since_now(box_file: Path, clock: FakeClock) -> None:
+    box = Box(load(box_file), clock)
+    began_ns, hour_ns = clock.wall_ns, 3600 * 10**9
+    clock.wall_ns += hour_ns
+    clock.since_boot_ns += hour_ns
+
+    def since_ns(online: bool) -> int:
+        return int(datetime.fromisoformat(box.state(online).since).timestamp()) * 10**9
+
+    assert (since_ns(True), since_ns(False)) == (began_ns, began_ns + hour_ns)
 
 
 def test_the_systems_clock_knows_whether_it_can_be_trusted(monkeypatch: pytest.MonkeyPatch) -> None:

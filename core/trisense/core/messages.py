@@ -219,7 +219,9 @@ class State(_Json):
     online: bool
     boot_id: str
     since: str
-    """ISO 8601 UTC by the box's own clock."""
+    """ISO 8601 UTC by the box's own clock: when its program began, or when it left in order. In a will when
+    its connection was made, so that it is offline since then or later.
+    """
 
 
 class GatewayState(_Json):

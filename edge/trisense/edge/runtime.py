@@ -71,7 +71,7 @@ class Box:
         gnss = None if config.clock.gnss is None else Gnss(config.clock.gnss, clock or SystemClock())
         self.timeline = Timeline(clock or SystemClock(), hold_s=config.clock.hold_s, source=gnss)
         self.clock: Clock = self.timeline
-        self.since = datetime.now(UTC).isoformat(timespec="seconds")
+        self._began_boot_ns = self.clock.boot_ns()
         self.listeners: list[Callable[[Sample], None]] = []
         """Each is given every sample once it waits for its commit; it is quick and never raises."""
         self.door = SpoolThread(Spool(config.spool.path, self.clock, _options(config)))
@@ -80,7 +80,7 @@ class Box:
             self.door,
             BirthMaker(config),
             Allowance(config.link, self.clock, Daybook(_beside(config.spool.path, ".link"), self.clock)),
-            state=self._state,
+            state=self.state,
             topics=subscriptions(config.box.id),
             on_message=self._message,
             on_connect=self._connected,
@@ -275,8 +275,15 @@ class Box:
                 **self.uplink.counts,
             )
 
-    def _state(self, online: bool) -> State:
-        return State(online=online, boot_id=self.clock.boot_id, since=self.since)
+    def state(self, online: bool) -> State:
+        """What its topic says: online since it began, as its time is known now; offline since now.
+
+        In a will that is when the connection was made: what breaks it comes later.
+        """
+        now_ns = self.clock.now_ns()
+        since_ns = now_ns - (self.clock.boot_ns() - self._began_boot_ns) if online else now_ns
+        since = datetime.fromtimestamp(since_ns / 1e9, UTC).isoformat(timespec="seconds")
+        return State(online=online, boot_id=self.clock.boot_id, since=since)
 
     async def _commit(self, cuts: Sequence[Cut], losses: Sequence[Loss]) -> None:
         final = [self._clock_watch.final(cut) for cut in cuts]

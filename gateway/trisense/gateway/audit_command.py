@@ -76,7 +76,9 @@ def _from_files(config: Path, deep: bool) -> tuple[list[Facts], dict[str, Deep]]
         store.open()
         facts = accounts.facts_of(store.ledger)
         counted = {box: accounts.deep_of(store, box) for box in {f.box for f in facts}} if deep else {}
-    except (StoreUnavailable, NotSupported) as error:
+    except StoreUnavailable as error:
+        cannot(f"{error}; while the gateway runs it has its files to itself: ask it, without --config")
+    except NotSupported as error:
         cannot(str(error))
     finally:
         store.close()
@@ -126,6 +128,8 @@ def _print(found: list[Account], wrong: Mapping[str, str]) -> None:
         console.print(f"{box}: {what}", markup=False)
     bad = sum(not a.balanced for a in found)
     total = sum(a.committed or 0 for a in found)
+    boxes = len({a.box for a in found})
     console.print(
-        f"{len(found)} epochs of {len({a.box for a in found})} boxes, {total} samples, {bad} do not balance"
+        f"{len(found)} {'epoch' if len(found) == 1 else 'epochs'} of {boxes} {'box' if boxes == 1 else 'boxes'},"
+        f" {total} samples, {bad} {'does' if bad == 1 else 'do'} not balance"
     )

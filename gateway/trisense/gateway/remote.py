@@ -48,7 +48,7 @@ async def ask(config: GatewayConfig, box: str, command: Command, *, timeout_s: f
                     return reply_of(_bytes(message))
                 talk.heard(message)
                 if talk.offline_since is not None:
-                    raise LinkError(f"{box} is offline since {talk.offline_since}")
+                    raise LinkError(f"{box} is offline since {talk.offline_since} or later")
     raise LinkError("the broker ended the connection")
 
 
@@ -115,7 +115,9 @@ class Push:
             return said + (moves if _moves(self._last) else "")
         if self._offline_since is not None:
             since = self._offline_since
-            return f"offline since {since}, the broker keeps it for the box (--withdraw takes it back)"
+            return (
+                f"offline since {since} or later, the broker keeps it for the box (--withdraw takes it back)"
+            )
         return f"it was sent, the box has not answered yet, {again}"
 
     async def _send(self, client: aiomqtt.Client) -> None:
@@ -125,9 +127,13 @@ class Push:
             raise LinkError(f"this broker has never heard of {self._box}, it knows {others}")
         if not state.online:
             if self._desired.dry_run:
-                raise LinkError(f"{self._box} is offline since {state.since}, and a dry run needs it")
+                raise LinkError(
+                    f"{self._box} is offline since {state.since} or later, and a dry run needs it"
+                )
             self._offline_since = state.since
-            self._note(f"{self._box}: offline since {state.since}; the broker keeps this until it is back")
+            self._note(
+                f"{self._box}: offline since {state.since} or later; the broker keeps this until it is back"
+            )
         elif reported is not None and not self._desired.dry_run and self._is_another(reported):
             raise LinkError(
                 f"expected one change at a time, but {self._box} is trying another one,"
@@ -227,7 +233,7 @@ class _Talk:
                 yield
         except TimeoutError as error:
             if self.offline_since is not None:
-                known = f"it is offline since {self.offline_since}"
+                known = f"it is offline since {self.offline_since} or later"
             elif self._seen:
                 known = "it is online"
             else:

@@ -158,7 +158,7 @@ function showBoxes() {
     button.dataset["status"] = status;
     const ageMs = box.seen_ms === null ? Infinity : model.now() - box.seen_ms;
     // A second's age of each of a thousand boxes is unrest, not news.
-    const age = ageMs === Infinity ? "never heard" : ageMs > FRESH_MS ? ageText(ageMs) : "";
+    const age = ageMs === Infinity ? "not heard yet" : ageMs > FRESH_MS ? ageText(ageMs) : "";
     if (about) setText(about, [box.site, age].filter(Boolean).join(" · "));
   }
   const parts = [`${model.boxes.size} ${model.boxes.size === 1 ? "box" : "boxes"}`];
