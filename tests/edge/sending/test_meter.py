@@ -107,10 +107,12 @@ def test_bundles_are_not_cut_below_what_a_description_of_streams_takes() -> None
 def test_a_lane_that_packs_tight_asks_for_more_of_the_spool() -> None:
     meter = LinkMeter(backlog_share=0.25)
     before = meter.spool_bytes(Lane.BACKLOG)
-    for _ in range(20):
-        meter.sent(Lane.BACKLOG, 1000, 10_000, resent=0.0)
-    assert meter.spool_bytes(Lane.BACKLOG) == pytest.approx(10 * before, rel=0.2)
+    meter.sent(Lane.BACKLOG, 1000, 10_000, resent=0.0)
+    assert meter.spool_bytes(Lane.BACKLOG) == pytest.approx(10 * before), "from the first bundle on"
     assert meter.spool_bytes(Lane.MEDIA) == before
+    for _ in range(20):
+        meter.sent(Lane.BACKLOG, 2000, 10_000, resent=0.0)
+    assert meter.spool_bytes(Lane.BACKLOG) == pytest.approx(5 * before, rel=0.02), "and it changes with them"
 
 
 def test_a_link_that_became_slow_is_known_after_its_first_large_message() -> None:

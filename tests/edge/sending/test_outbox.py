@@ -112,7 +112,7 @@ def test_limits_end_a_bundle_but_one_batch_always_goes() -> None:
     box = outbox()
     assert len(box.pick(Lane.BACKLOG, heads(50), limit_bytes=1000).ids) == 10
     assert box.pick(Lane.MEDIA, [head(1, size=10**6), head(2)], limit_bytes=1000).ids == (1,)
-    many = [head(i, samples=9_000) for i in range(5)]
+    many = [head(i, samples=7_000) for i in range(5)]
     assert len(box.pick(Lane.BACKLOG, many, limit_bytes=LARGE).ids) == 2
 
 

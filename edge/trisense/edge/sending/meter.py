@@ -48,7 +48,8 @@ class LinkMeter:
         self.backlog_share = backlog_share
         self._cap_bytes = float(FIRST_BYTES)
         self._growth = FIRST_GROWTH
-        self._ratio = dict.fromkeys(Lane, 1.0)
+        self._ratio: dict[Lane, float] = {}
+        """Bytes of payload for a byte in the spool."""
         self._on_the_way = 0
         self._new_latency = self._new_rate = True
         self._arrived_s = 0.0
@@ -112,7 +113,9 @@ class LinkMeter:
         self.bundles[lane] += 1
         self.payload_bytes[lane] += payload_bytes
         self.resent_bytes += payload_bytes * resent
-        self._ratio[lane] += SMOOTH * (payload_bytes / max(spool_bytes, 1) - self._ratio[lane])
+        ratio = payload_bytes / max(spool_bytes, 1)
+        known = self._ratio.get(lane, ratio)
+        self._ratio[lane] = known + SMOOTH * (ratio - known)
 
     def spool_bytes(self, lane: Lane) -> float:
         """How much of the spool makes a bundle of ``lane`` that the link carries in its time."""
@@ -120,4 +123,4 @@ class LinkMeter:
         live_s = LANE_S[Lane.BACKLOG] * (1 - self.backlog_share) / self.backlog_share
         smallest, largest = BUNDLE_BYTES
         goal = (self.rate_bytes_s or RATE_FIRST_BYTES_S) * LANE_S.get(lane, live_s)
-        return min(max(goal, smallest), largest, self._cap_bytes) / self._ratio[lane]
+        return min(max(goal, smallest), largest, self._cap_bytes) / self._ratio.get(lane, 1.0)

@@ -23,7 +23,7 @@ RESEND_ROUND_TRIPS: Final = 4
 RTT_WEIGHT: Final = 0.125
 """Part of a new measurement in the smoothed round trip, as in TCP."""
 JITTER: Final = 0.2
-BUNDLE_SAMPLES: Final = 20_000
+BUNDLE_SAMPLES: Final = 15_000
 """Rows of a bundle: twice as many would pack a tenth faster, take 10 MB more memory, and hold up a
 commit while they load."""
 ON_THE_WAY: Final = 2_000
