@@ -129,7 +129,8 @@ def _print(found: list[Account], wrong: Mapping[str, str]) -> None:
     bad = sum(not a.balanced for a in found)
     total = sum(a.committed or 0 for a in found)
     boxes = len({a.box for a in found})
+    epochs = f"{len(found)} {'epoch' if len(found) == 1 else 'epochs'}"
     console.print(
-        f"{len(found)} {'epoch' if len(found) == 1 else 'epochs'} of {boxes} {'box' if boxes == 1 else 'boxes'},"
-        f" {total} samples, {bad} {'does' if bad == 1 else 'do'} not balance"
+        f"{epochs} of {boxes} {'box' if boxes == 1 else 'boxes'}, {total} samples,"
+        f" {bad} {'does' if bad == 1 else 'do'} not balance"
     )
