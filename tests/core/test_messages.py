@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trisense.core import topics
 from trisense.core.errors import WireError
-from trisense.core.messages import EpochReceipt, pack_receipts, unpack_receipts
+from trisense.core.messages import EpochReceipt, merged, pack_receipts, unpack_receipts
 from trisense.core.topics import Lane
 
 SEQ = st.integers(0, 2**63 - 1)
@@ -23,6 +25,20 @@ RECEIPT = st.builds(
 @given(st.lists(RECEIPT, max_size=5))
 def test_receipts_survive_the_way(receipts: list[EpochReceipt]) -> None:
     assert unpack_receipts(pack_receipts(receipts)) == receipts
+
+
+@given(st.lists(RECEIPT.map(lambda r: replace(r, epoch=r.epoch % 2)), max_size=8))
+def test_merged_receipts_say_the_same_and_nothing_twice(receipts: list[EpochReceipt]) -> None:
+    found = merged(receipts)
+    assert len({r.epoch for r in found}) == len(found)
+    for r in found:
+        same = [of for of in receipts if of.epoch == r.epoch]
+        ends = {end for of in same for span in of.stored for end in span}
+        near = {seq for end in ends for seq in (end - 1, end, end + 1)}
+        for seq in near:
+            said = any(first <= seq <= last for of in same for first, last in of.stored)
+            assert sum(first <= seq <= last for first, last in r.stored) == said
+        assert {seq for seq, _, _ in r.refused} == {seq for of in same for seq, _, _ in of.refused}
 
 
 @given(st.binary(max_size=300))

@@ -82,7 +82,7 @@ def parse_toml(path: Path, text: str) -> dict[str, Any]:
         raise ConfigError(str(path), [too_deep])
     try:
         tables = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOML that is none, a number of 5,000 digits
         raise ConfigError(str(path), [Mistake("file", "valid TOML", str(error))]) from error
     level: list[Any] = [tables]
     for _ in range(DEPTH_MAX):

@@ -24,6 +24,7 @@ __all__ = [
     "Position",
     "State",
     "StreamBirth",
+    "merged",
     "pack_receipts",
     "unpack_receipts",
 ]
@@ -129,6 +130,31 @@ def unpack_receipts(payload: bytes) -> list[EpochReceipt]:
     return [
         EpochReceipt(r.epoch, tuple((a, b) for a, b in r.stored), tuple(r.refused)) for r in parsed.receipts
     ]
+
+
+def merged(receipts: Sequence[EpochReceipt]) -> list[EpochReceipt]:
+    """The same, each epoch once and no two ranges of it that overlap: whoever repeats himself a thousand
+    times in one message must not have the disk searched a thousand times.
+    """
+    stored: dict[int, list[tuple[int, int]]] = {}
+    refused: dict[int, dict[int, tuple[int, str, int]]] = {}
+    for receipt in receipts:
+        stored.setdefault(receipt.epoch, []).extend(receipt.stored)
+        refused.setdefault(receipt.epoch, {}).update((entry[0], entry) for entry in receipt.refused)
+    return [
+        EpochReceipt(epoch, _joined(ranges), tuple(refused[epoch].values()))
+        for epoch, ranges in stored.items()
+    ]
+
+
+def _joined(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if found and first <= found[-1][1]:
+            found[-1] = found[-1][0], max(last, found[-1][1])
+        else:
+            found.append((first, last))
+    return tuple(found)
 
 
 class _Json(BaseModel):

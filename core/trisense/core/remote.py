@@ -49,6 +49,7 @@ __all__ = [
     "content_hash",
     "desired_of",
     "reply_of",
+    "report_text",
     "reported_of",
 ]
 
@@ -58,6 +59,9 @@ CONTENT_BYTES: Final = 96 * 1024
 REPLY_BYTES: Final = limits.PAYLOAD_BYTES
 LIST_MAX: Final = 200
 """Entries of one list in a report; what is beyond is counted in words."""
+WORDS_MAX: Final = 1000
+"""Characters of one text about a mistake."""
+REPORT_BYTES: Final = limits.PAYLOAD_BYTES
 
 DeviceName = Annotated[str, Constrained(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Hash = Annotated[str, Constrained(pattern=r"^[0-9a-f]{64}$")]
@@ -200,7 +204,12 @@ class MistakeJson(_Strict):
 
     @classmethod
     def of(cls, mistake: Mistake) -> MistakeJson:
-        return cls(where=mistake.where, expected=mistake.expected, got=mistake.got)
+        """The mistake, cut where whoever made it could make the report too large to be sent."""
+        return cls(where=_cut(mistake.where), expected=_cut(mistake.expected), got=_cut(mistake.got))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WORDS_MAX else text[: WORDS_MAX - 3] + "..."
 
 
 class FieldChange(_Strict):
@@ -311,6 +320,19 @@ def desired_of(payload: bytes) -> Desired:
         RemoteError: too large, or of another form.
     """
     return _decoded(payload, Desired, limits.PAYLOAD_BYTES)
+
+
+def report_text(reported: Reported) -> str:
+    """A report as JSON that fits into a payload, without its lists where it must be: one that the broker does
+    not take would end the connection, and the next one, for ever.
+    """
+    text = reported.model_dump_json()
+    if len(text.encode()) <= REPORT_BYTES:
+        return text
+    reason = _cut(reported.reason) + f" (the whole report exceeds {REPORT_BYTES} bytes)"
+    return reported.model_copy(
+        update={"reason": reason, "mistakes": [], "difference": None}
+    ).model_dump_json()
 
 
 def check_content(desired: Desired) -> None:

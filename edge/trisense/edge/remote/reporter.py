@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 from trisense.core import topics
 from trisense.core.errors import LinkError
-from trisense.core.remote import Reported
+from trisense.core.remote import Reported, report_text
 from trisense.edge.sending.uplink import Uplink
 
 __all__ = ["Reporter"]
@@ -52,7 +52,7 @@ class Reporter:
     async def answer(self, report: Reported) -> None:
         """Tell the outcome of a dry run: once, and beside what is retained."""
         try:
-            await self._uplink.publish(self._topic, report.model_dump_json())
+            await self._uplink.publish(self._topic, report_text(report))
         except LinkError as error:
             log.info("answer_not_sent", why=str(error))
 
@@ -65,7 +65,7 @@ class Reporter:
             if report is None or connection == 0:
                 continue
             try:
-                await self._uplink.publish(self._topic, report.model_dump_json(), retain=True)
+                await self._uplink.publish(self._topic, report_text(report), retain=True)
             except LinkError:
                 await asyncio.sleep(AGAIN_S)
                 if self._uplink.connected:

@@ -15,7 +15,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 from trisense.core import topics
 from trisense.core.errors import WireError
-from trisense.core.messages import GatewayState, unpack_receipts
+from trisense.core.messages import GatewayState, merged, unpack_receipts
 from trisense.core.model import BatchClass
 from trisense.edge.once import Fault
 from trisense.edge.sending.answers import Answers
@@ -34,6 +34,12 @@ MAIL_MAX: Final = 64
 the newer counts, and a command that waited longest is nearest to its deadline."""
 RUSH_S: Final = 10.0
 """A box begins its bulk at some moment of so many seconds after a gateway's return: all others return too."""
+WORKERS_MAX: Final = 64
+"""Workers that are remembered; at the limit the one that has been silent longest goes (``drop_oldest``)."""
+COMES_S: Final = 20.0
+COMES_MAX: Final = 4
+"""Workers that come in so many seconds and have everything sent again; a worker that comes and goes each
+second, or names without end, do not."""
 REFUSED: Final = 128
 """Answers to a subscription from here on are refusals (MQTT 3.9.3)."""
 
@@ -104,6 +110,7 @@ class Downlink:
         """``others`` are topics (wildcards allowed) whose messages go to ``mailbox``."""
         self.bulk_from_s = 0.0
         """Monotonic time from which bulk may go, after a gateway's return."""
+        self._came_s: deque[float] = deque(maxlen=COMES_MAX)
         self._answers = answers
         self._rng = random.Random()  # noqa: S311  # jitter, no secret
         self.workers: dict[str, GatewayState] = {}
@@ -154,7 +161,7 @@ class Downlink:
 
     async def _receipt(self, payload: bytes) -> None:
         try:
-            receipts = unpack_receipts(payload)
+            receipts = merged(unpack_receipts(payload))
         except WireError as error:
             self._ignored("receipts_invalid", str(error))
             return
@@ -184,9 +191,13 @@ class Downlink:
             return
         known = self.workers.pop(topic, None)
         if state is not None:
+            if len(self.workers) >= WORKERS_MAX:
+                del self.workers[next(iter(self.workers))]
             self.workers[topic] = state
-            if state.online and not (known is not None and known.online):
-                now_s = time.monotonic()
+            now_s = time.monotonic()
+            comes = state.online and not (known is not None and known.online)
+            if comes and (len(self._came_s) < COMES_MAX or now_s - self._came_s[0] > COMES_S):
+                self._came_s.append(now_s)
                 self._outbox.send_again(now_s)
                 if known is not None:  # else it was there before this connection, and nobody rushes
                     self.bulk_from_s = now_s + self._rng.uniform(0.0, RUSH_S)
