@@ -17,7 +17,7 @@ STATUS: dict[str, Any] = {
     "devices": [{"name": "mast", "state": "good"}, {"name": "dust", "state": "failing"}],
     "link": {"used_bytes": 2_500_000, "limited_by": None},
     "spool": {"waiting": {"data": {"batches": 1, "samples": 3, "oldest_s": 12.0}}},
-    "alarms": [{"rule": "dead", "device": "dust"}],
+    "alarms": [{"rule": "dead", "device": "dust", "for_s": 61.0}, {"rule": "hot", "device": "mast"}],
 }
 
 
@@ -27,7 +27,7 @@ def test_a_status_says_first_what_is_wrong_and_fits_a_screen() -> None:
         "2 things are wrong",
         "  device dust for 0:01:30: no answer\N{REPLACEMENT CHARACTER}[2J",
         "  clock: not synchronised",
-        "alarms: dead (dust)",
+        "alarms: dead (dust for 0:01:01), hot (mast)",
         "devices: 1 of 2 good",
         "link: 2.5 MB today",
         "waiting: data, 3 samples, the oldest for 0:00:12",

@@ -56,6 +56,7 @@ class _Spool(BaseModel):
 class _Alarm(BaseModel):
     rule: str
     device: str
+    for_s: float | None = None
 
 
 class _Status(BaseModel):
@@ -102,13 +103,18 @@ def _status(status: _Status) -> Iterator[str]:
         since = "" if problem.for_s is None else f" for {_time(problem.for_s)}"
         yield f"  {' '.join(filter(None, (problem.part, problem.name)))}{since}: {problem.text}"
     if status.alarms:
-        yield "alarms: " + ", ".join(f"{alarm.rule} ({alarm.device})" for alarm in status.alarms)
+        yield "alarms: " + ", ".join(map(_alarm, status.alarms))
     good = sum(device.state == "good" for device in status.devices)
     yield f"devices: {good} of {len(status.devices)} good"
     limited = f", limited by {status.link.limited_by}" if status.link.limited_by else ""
     yield f"link: {status.link.used_bytes / 1e6:.1f} MB today{limited}"
     for name, queue in status.spool.waiting.items():
         yield f"waiting: {name}, {queue.samples} samples, the oldest for {_time(queue.oldest_s)}"
+
+
+def _alarm(alarm: _Alarm) -> str:
+    since = "" if alarm.for_s is None else f" for {_time(alarm.for_s)}"
+    return f"{alarm.rule} ({alarm.device}{since})"
 
 
 def _read(read: _Read) -> Iterator[str]:

@@ -144,6 +144,13 @@ def test_the_screen_says_first_what_is_wrong_and_fits(width: int) -> None:
     assert "for12min:cannotopen:" in whole
 
 
+def test_an_alarm_is_told_with_what_it_watches_and_how_long_it_has_lasted() -> None:
+    hot = {"rule": "hot", "device": "mast", "field": "air_temperature", "priority": "high", "for_s": 200.0}
+    dead = {"rule": "dead", "device": "dust", "field": None, "priority": "low", "for_s": 12.0}
+    lines = shown(picture(alarms=[hot, dead]), 120)
+    assert "ALARMS   hot (high): mast.air_temperature for 3.3 min; dead (low): dust for 12 s" in lines
+
+
 def test_a_device_is_a_line_with_its_last_values_and_marks() -> None:
     lines = shown(picture(devices=[device("dust", "modbus:ecowitt-ws90")]), 80)
     assert lines[1] == "All is well."

@@ -239,7 +239,10 @@ def test_durations_are_of_boot_time_however_the_clock_steps(
     clock.advance(2)
     made.look({"dust": device})  # type: ignore[dict-item]  # as above
     assert heard.take() == [("dead", "raised", BatchClass.ALARM)]
-    assert made.active == [("dead", "dust"), ("silent", "dust")]
+    assert [(subject.rule.name, subject.device, for_s) for subject, for_s in made.active] == [
+        ("dead", "dust", 2.0),
+        ("silent", "dust", 8.0),
+    ]
 
 
 def test_rules_that_are_exchanged_clear_what_they_had_raised(

@@ -71,6 +71,8 @@ class _Look:
     limit: float | None = None
     unit: str = ""
     why: str = ""
+    began_s: float | None = None
+    """As ``began_ns`` by the clock that never steps, where that was before this look."""
 
 
 class _Watch:
@@ -85,6 +87,8 @@ class _Watch:
         self._pending_s = 0.0
         self._pending_ns = 0
         self._occurrence = 0
+        self.since_s = 0.0
+        """When the condition of the last alarm began, by the clock that never steps."""
         self._since_ns: int | None = None
         self._raised: Transition | None = None
         self._tokens = float(BURST)
@@ -123,6 +127,7 @@ class _Watch:
         if condition:
             self._occurrence += 1
             self._since_ns = self._pending_ns
+            self.since_s = self._pending_s if look.began_s is None else look.began_s
         # What is cleared names the limit that had been passed, not one that was never near.
         limit = look.limit if condition or self._raised is None else self._raised.limit
         made = Transition(
@@ -227,7 +232,7 @@ class _Silence(_Watch):
 
     def tick(self, now_s: float) -> Iterator[Transition]:
         silent_s = now_s - self._seen_s
-        look = _Look(now_s, self._seen_ns, silent_s, self._limit_s, "s")
+        look = _Look(now_s, self._seen_ns, silent_s, self._limit_s, "s", began_s=self._seen_s)
         if silent_s > self._limit_s:
             yield from self.judge(condition=True, look=look)
         elif self._seen:
@@ -286,9 +291,9 @@ class Evaluator:
         return [end for end in ends if end is not None]
 
     @property
-    def active(self) -> list[Subject]:
-        """What is raised now."""
-        return [watch.subject for watch in self._watches.values() if watch.active]
+    def active(self) -> list[tuple[Subject, float]]:
+        """What is raised now, and since when by the clock that never steps."""
+        return [(watch.subject, watch.since_s) for watch in self._watches.values() if watch.active]
 
     def feed(self, sample: Sample, now_s: float) -> list[Transition]:
         """Judge one sample."""

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from trisense.core.alarms import Subject
 from trisense.core.errors import SpoolError
 from trisense.drivers import Lines
 from trisense.drivers.modbus import Modbus
@@ -119,7 +120,7 @@ class Gatherer:
             spool=self._spool(summary, queues, now_s),
             clock=self._clock(),
             machine=self._machine(),
-            alarms=[model.Alarm(rule=rule, device=device) for rule, device in self._box.alarms.active],
+            alarms=[_alarm(subject, for_s) for subject, for_s in self._box.alarms.active],
         )
         return picture.model_copy(update={"problems": list(problems(picture))})
 
@@ -334,6 +335,17 @@ def _stream(seen: Seen, now_s: float) -> model.Stream:
         age_s=now_s - seen.at_s,
         samples=seen.count,
         fields=list(fields),
+    )
+
+
+def _alarm(subject: Subject, for_s: float) -> model.Alarm:
+    rule = subject.rule
+    return model.Alarm(
+        rule=rule.name,
+        device=subject.device,
+        field=subject.field,
+        priority=rule.priority.value,
+        for_s=for_s,
     )
 
 

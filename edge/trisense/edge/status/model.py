@@ -254,6 +254,10 @@ class Alarm(_Told):
 
     rule: str
     device: str
+    field: str | None
+    priority: str
+    for_s: float
+    """How long its condition has held."""
 
 
 class Machine(_Told):

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from trisense.core.cli import plain
-from trisense.edge.status.model import Bus, Device, Field, Line, Status, Stream
+from trisense.edge.status.model import Alarm, Bus, Device, Field, Line, Status, Stream
 
 __all__ = ["UNITS", "count", "duration", "number", "plain", "screen", "size"]
 
@@ -136,7 +136,7 @@ def _cut(label: str, text: str) -> Text:
 
 def _rows(status: Status) -> Iterator[tuple[str, str]]:
     if status.alarms:
-        yield "ALARMS", ", ".join(f"{alarm.rule} ({alarm.device})" for alarm in status.alarms)
+        yield "ALARMS", "; ".join(map(_alarm, status.alarms))
     yield from (("BUS", _bus(bus)) for bus in status.buses)
     yield from (("LINE", text) for text in _lines(status))
     yield "LINK", ", ".join(_link(status))
@@ -158,6 +158,11 @@ def _lines(status: Status) -> Iterator[str]:
         yield _line(line, sum(damaged[name] for name in line.devices))
     if len(lines) > LINES_SHOWN:
         yield f"and {len(lines) - LINES_SHOWN} more"
+
+
+def _alarm(alarm: Alarm) -> str:
+    what = f"{alarm.device}.{alarm.field}" if alarm.field else alarm.device
+    return f"{alarm.rule} ({alarm.priority}): {what} for {duration(alarm.for_s)}"
 
 
 def _bus(bus: Bus) -> str:

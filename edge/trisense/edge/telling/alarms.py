@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
-from trisense.core.alarms import ALARM, Evaluator, Rule, Transition, alarm_values, bind
+from trisense.core.alarms import ALARM, Evaluator, Rule, Subject, Transition, alarm_values, bind
 from trisense.core.model import BatchClass, Sample
 from trisense.drivers import Observed
 from trisense.edge.clocks.clock import Clock
@@ -66,9 +66,10 @@ class AlarmWatch:
             await asyncio.sleep(TICK_S)
 
     @property
-    def active(self) -> list[tuple[str, str]]:
-        """(rule, device) of each alarm that is raised now."""
-        return [(subject.rule.name, subject.device) for subject in self._evaluator.active]
+    def active(self) -> list[tuple[Subject, float]]:
+        """What is raised now, and for how many seconds its condition has held."""
+        now_s = self._now_s()
+        return [(subject, now_s - since_s) for subject, since_s in self._evaluator.active]
 
     @property
     def held(self) -> int:
