@@ -36,6 +36,7 @@ def test_the_most_telling_thing_known_is_the_cause(
     with capture_logs() as logs:
         publish(answers, *workers)
     assert cause in (answers.trouble(120) or "")
+    assert answers.trouble_s(120) == 20
     assert [(entry["event"], entry["log_level"]) for entry in logs] == [
         ("no_receipts", "error"),
         ("no_receipts", "debug"),
@@ -46,6 +47,7 @@ def test_the_most_telling_thing_known_is_the_cause(
         answers.receipted()
     assert [entry["event"] for entry in logs] == ["receipts_again"]
     assert answers.trouble(120) is None
+    assert answers.trouble_s(120) is None
 
 
 def test_a_slow_answer_is_no_missing_one() -> None:

@@ -28,6 +28,7 @@ BOX: dict[str, Any] = {
         "for_s": 3600.0,
         "error": None,
         "trouble": None,
+        "trouble_s": None,
         "protocol": "5",
         "gateways": 1,
         "latency_s": 0.03,

@@ -43,6 +43,7 @@ def shown(status: Status, width: int, *, height: int | None = None) -> list[str]
 
 
 WAITING = {"data": {"batches": 1, "samples": 9, "size_bytes": 900_000_000, "oldest_s": 9.0}}
+OLD = {"data": {"batches": 1, "samples": 9, "size_bytes": 900, "oldest_s": 61.0}}
 BUS = {
     "line": "serial:///dev/a",
     "framing": "rtu",
@@ -66,6 +67,11 @@ def test_a_good_box_has_no_problem(good: Status) -> None:
         ({"buses": [BUS]}, "bus", "busy 99% of the time, its devices ask for 130%"),
         ({"link": {"connected": False, "error": "broker:8883: refused"}}, "link", "refused"),
         ({"link": {"trouble": "no gateway answers"}}, "link", "no gateway answers"),
+        (
+            {"link": {"gateways": 0}, "spool": {"waiting": OLD}},
+            "link",
+            "no gateway worker is online, and samples wait for one",
+        ),
         ({"clock": {"synced": False}}, "clock", "not synchronised: samples are flagged"),
         (
             {"clock": {"synced": False, "mode": "holdover"}},
@@ -113,6 +119,8 @@ def test_what_is_wrong_is_named(parts: dict[str, Any], part: str, text: str) -> 
     "parts",
     [
         {"link": {"connected": False, "limited_by": "hours", "allowed": "nothing"}},
+        {"link": {"gateways": 0}, "spool": {"waiting": {"data": OLD["data"] | {"oldest_s": 59.0}}}},
+        {"link": {"gateways": 0, "limited_by": "hours"}, "spool": {"waiting": OLD}},
         {"spool": {"lost": {"cap": 12}, "lost_s": 7200.0}},
         {"clock": {"mode": "holdover", "error_ms": 90}},
         {"devices": [device("slow", state="waiting", rows=0, age_s=None)]},

@@ -79,6 +79,10 @@ class Answers:
         stuck = now_s - self._stuck_s < STUCK_S
         return self._trouble or (self._stuck_trouble if stuck else None)
 
+    def trouble_s(self, now_s: float) -> float | None:
+        """How long no receipt has come, once that is a trouble."""
+        return None if self._trouble is None else now_s - self._since_s
+
     def _cause(self, workers: list[GatewayState]) -> str:
         """The most telling thing known: what the broker said, then what the gateway said."""
         for name, meaning in REASONS.items():

@@ -55,3 +55,5 @@ class LinkStatus:
     """What backlog and pictures may take of that now."""
     trouble: str | None
     """The likely cause, while bundles go out and no receipt comes."""
+    trouble_s: float | None
+    """How long no receipt has come; None while they come, or for one bundle that is stuck."""

@@ -183,6 +183,7 @@ class Uplink:
             left_bytes=self._allowance.left_bytes(),
             bulk_left_bytes=None if bulk_left is None else int(bulk_left),
             trouble=self._answers.trouble(now_s),
+            trouble_s=self._answers.trouble_s(now_s),
         )
 
     async def tell(self, birth: BirthMaker) -> None:

@@ -167,6 +167,8 @@ class Link(_Told):
     """Why the last connection failed or ended; None once another one stands."""
     trouble: str | None
     """The likely cause, while bundles go out and no receipt comes."""
+    trouble_s: float | None
+    """How long no receipt has come; None while they come, or for one bundle that is stuck."""
     protocol: str
     """MQTT version."""
     gateways: int

@@ -24,6 +24,8 @@ CLOCK: Final = {
     "unsynchronised": "not synchronised: samples are flagged",
 }
 """What to say of the modes of a clock that is not synchronised."""
+WAITS_S: Final = 60.0
+"""Age of what waits from which it is told that nobody takes it: a restart of the gateway is no news."""
 LOST_S: Final = 3600.0
 """How long a loss is told."""
 
@@ -32,7 +34,7 @@ def problems(status: Status) -> Iterator[Problem]:
     """All that is wrong; nothing when all is well."""
     yield from _devices(status.devices)
     yield from _buses(status.buses)
-    yield from _link(status.link)
+    yield from _link(status.link, status.spool)
     yield from _clock(status.clock)
     yield from _spool(status.spool)
     yield from _machine(status.machine)
@@ -53,10 +55,15 @@ def _buses(buses: Sequence[Bus]) -> Iterator[Problem]:
             yield Problem(part="bus", name=bus.line, text=text)
 
 
-def _link(link: Link) -> Iterator[Problem]:
+def _link(link: Link, spool: Spool) -> Iterator[Problem]:
     if link.connected:
+        oldest_s = max((queue.oldest_s for queue in spool.waiting.values()), default=0.0)
         if link.trouble is not None:
-            yield Problem(part="link", name=link.broker, text=link.trouble)
+            yield Problem(part="link", name=link.broker, text=link.trouble, for_s=link.trouble_s)
+        elif not link.gateways and link.limited_by is None and oldest_s > WAITS_S:
+            # A backlog alone is not even sent while nobody is there to take it.
+            text = "no gateway worker is online, and samples wait for one"
+            yield Problem(part="link", name=link.broker, text=text)
     elif link.limited_by is None:  # else it is as it was wanted
         text = (link.error or "not connected").removeprefix(f"{link.broker}: ")
         yield Problem(part="link", name=link.broker, text=text, for_s=link.for_s)
