@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Set
 from typing import Any, Final
 
-__all__ = ["together", "wait_for"]
+__all__ = ["serve", "together", "wait_for"]
 
 IDLE_S: Final = 30.0
 
@@ -28,6 +28,17 @@ async def together(parts: Mapping[str, Coroutine[Any, Any, object]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in ended:
         task.result()
+
+
+async def serve(server: asyncio.Server, clients: Set[asyncio.Task[None]]) -> None:
+    """Take connections until cancelled; then end those of ``clients`` that are left."""
+    try:
+        await server.serve_forever()
+    finally:
+        server.close()
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
 
 
 async def wait_for(event: asyncio.Event, *until_s: float | None) -> None:

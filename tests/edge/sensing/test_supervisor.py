@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, ClassVar
 
@@ -231,6 +232,39 @@ async def test_a_driver_that_swallows_its_end_is_ended_all_the_same(config: Devi
     await asyncio.wait([task], timeout=10)
     assert task.cancelled()
     assert station.closes == 1
+
+
+class Unaware(Station):
+    """Its answer comes in the moment in which it is told to end: once it goes on as if nothing had been."""
+
+    async def read(self) -> Sequence[Observed]:
+        if not self.finished.is_set():
+            self.finished.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return [ROW]
+        return await super().read()
+
+
+class UnawareReader(Reader):
+    async def observe(self) -> AsyncIterator[Observed]:
+        self.twice.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        yield ROW
+        await asyncio.Event().wait()
+
+
+async def test_a_driver_that_answers_in_the_moment_of_its_end_is_not_read_again(config: DeviceConfig) -> None:
+    station, reader = Unaware(config, []), UnawareReader(config, rows=0)
+    for driver, begun in ((station, station.finished), (reader, reader.twice)):
+        rows: list[Observed] = []
+        task = asyncio.create_task(Supervisor(driver, Lines(), rows.extend).run())
+        await begun.wait()
+        task.cancel()
+        await asyncio.wait([task], timeout=5)
+        assert task.cancelled()
+        assert rows == []
 
 
 async def test_a_stream_that_ends_is_followed_again(config: DeviceConfig) -> None:

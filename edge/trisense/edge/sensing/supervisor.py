@@ -152,9 +152,7 @@ class Supervisor:
                 self._failed(error)
             except Exception as error:  # noqa: BLE001  # the edge that keeps one driver's bug from its neighbours
                 self._failed(error, traceback=True)
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise asyncio.CancelledError  # a driver's own error on the way out had swallowed it
+            _end_if_told()
             await self._rest()
 
     async def ask(self) -> None:
@@ -233,6 +231,7 @@ class Supervisor:
         rows = driver.observe()
         try:
             async for row in rows:
+                _end_if_told()
                 self._hear()
                 self.health.reads += 1
                 self._worked((row,))
@@ -357,3 +356,16 @@ class Deadline:
             await self._timer.__aexit__(kind, error, trace)
         except TimeoutError as late:
             raise Hung(self._device, f"{self._what} hung", timeout_s=self._limit_s) from late
+        if kind is None:
+            _end_if_told()
+
+
+def _end_if_told() -> None:
+    """End the task that was told to end while a driver swallowed it.
+
+    By an error of its own on the way out, or without knowing: ``asyncio.wait_for`` before Python 3.12 does so
+    when the answer comes in that moment (python/cpython#86296). It would be read on beside its successor.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

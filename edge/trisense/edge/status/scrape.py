@@ -8,6 +8,7 @@ from typing import Final
 
 from trisense.edge.status.metrics import exposition, series_of
 from trisense.edge.status.model import Status
+from trisense.edge.tasks import serve
 
 __all__ = ["MetricsServer"]
 
@@ -36,13 +37,7 @@ class MetricsServer:
             OSError: the port cannot be had.
         """
         server = await asyncio.start_server(self._client, self._host, self._port, limit=REQUEST_BYTES)
-        try:
-            await server.serve_forever()
-        finally:
-            server.close()
-            for task in self._clients:
-                task.cancel()
-            await asyncio.gather(*self._clients, return_exceptions=True)
+        await serve(server, self._clients)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -23,7 +23,7 @@ from trisense.core.config import ConfigModel, mistakes_of
 from trisense.core.errors import ConfigError
 from trisense.edge.status.model import Status
 from trisense.edge.status.tap import Tap, TapRequest, Taps
-from trisense.edge.tasks import together
+from trisense.edge.tasks import serve, together
 
 __all__ = ["REQUEST_BYTES", "StatusRequest", "StatusServer"]
 
@@ -72,13 +72,7 @@ class StatusServer:
         """
         with _bound(self._path) as listening:
             server = await asyncio.start_unix_server(self._client, sock=listening, limit=REQUEST_BYTES)
-            try:
-                await server.serve_forever()
-            finally:
-                server.close()
-                for task in self._clients:
-                    task.cancel()
-                await asyncio.gather(*self._clients, return_exceptions=True)
+            await serve(server, self._clients)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = cast("asyncio.Task[None]", asyncio.current_task())
