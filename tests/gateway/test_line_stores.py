@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,14 +23,18 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from trisense.core.alarms import ALARM
 from trisense.core.errors import StoreUnavailable
 from trisense.core.messages import LOSS, EpochReceipt, unpack_receipts
 from trisense.core.model import BatchClass, Field, FieldType, Layer, Sample, Stream
 from trisense.core.topics import Lane
 from trisense.gateway.accounts import balance, facts_of
 from trisense.gateway.config import InfluxConfig, VictoriaConfig
+from trisense.gateway.history import StoreHistory
 from trisense.gateway.intake import Delivery, Intake
+from trisense.gateway.live import LiveState
 from trisense.gateway.quarantine import Quarantine
+from trisense.gateway.recall import Recall
 from trisense.gateway.stores.base import NotSupported, Span, StreamRef
 from trisense.gateway.stores.influx import LineStore
 
@@ -127,6 +132,31 @@ def test_influxdb_reads_back_every_value(
     ]
     assert (told[1]["relative_humidity_q"], told[2]["air_temperature_q"]) == (3, 9)
     assert reader.count(box.name).rows == 4
+
+
+@pytest.mark.peer
+async def test_alarms_of_before_a_start_are_recalled_from_influxdb(
+    influx: tuple[LineStore, LineStore], quarantine: Quarantine, box: Any
+) -> None:
+    def row(rule: str, state: str) -> tuple[str | int | None, ...]:
+        said: dict[str, str | int] = {"rule": rule, "source": "mast", "state": state, "occurrence": 1}
+        return tuple(said.get(field.name) for field in ALARM.fields)
+
+    store, reader = influx
+    now_ms = time.time_ns() // 1_000_000
+    told = [("hot", "raised"), ("windy", "raised"), ("windy", "cleared")]
+    rows = [Sample(ALARM, (now_ms + i) * 1_000_000, row(*one)) for i, one in enumerate(told)]
+    deliver(Intake(store, quarantine), box.send(box.cut(rows, batch_class=BatchClass.ALARM)))
+    live = LiveState()
+    with ThreadPoolExecutor(1) as executor:
+        recall = Recall(StoreHistory(reader, executor), live)
+        recall.heard_of(box.name)
+        asking = asyncio.create_task(recall.run())
+        async with asyncio.timeout(20):
+            alarm = await anext(aiter(live.alarms(after=0)))
+        asking.cancel()
+    assert (alarm.time_ms, alarm.values["rule"], alarm.values["occurrence"]) == (now_ms, "hot", 1)
+    assert [one["values"]["rule"] for one in live.snapshot()["raised"]] == ["hot"]
 
 
 @pytest.mark.peer
