@@ -308,9 +308,12 @@ def test_trim_loses_readings_only_when_told_so_twice_and_declares_them(filled: t
     assert {loss["epoch"] for loss in losses} == {f"{epoch:016x}"}
 
 
-def test_fsck_finds_a_damaged_mark_of_ordinals(filled: tuple[Path, int]) -> None:
+@pytest.mark.parametrize(
+    "damage", ["UPDATE mark SET max_n = max_n + 4", "UPDATE stream SET description = description || x'00'"]
+)
+def test_fsck_finds_a_damaged_stream_or_mark_of_its_ordinals(filled: tuple[Path, int], damage: str) -> None:
     with sqlite3.connect(filled[0]) as db:
-        db.execute("UPDATE mark SET max_n = max_n + 4")
+        db.execute(damage)
     db.close()
-    assert told("fsck", filled[0])["faults"] == {"stream": 1}
+    assert told("fsck", filled[0])["faults"]["stream"] == 1
     assert told("fsck", filled[0], "--repair")["outcome"] == "repaired"

@@ -105,14 +105,14 @@ def test_the_limit_is_told_once_and_the_next_day_begins_anew(make: Make, clock: 
     allowance = make(daily_bytes=DAILY, at_limit="alarms")
     with capture_logs() as logs:
         assert look(allowance) is Allowed.EVERYTHING
-        allowance.book.count(DAILY)
+        allowance.book.count(DAILY, bulk_bytes=DAILY // 2)
         for _ in range(5):
             assert look(allowance) is Allowed.ALARMS
         assert (allowance.left_bytes(), allowance.why) == (0, "daily_bytes")
         clock.advance(12 * HOUR_S)
         assert look(allowance) is Allowed.EVERYTHING
     assert [entry["event"] for entry in logs] == ["link_limited", "link_day", "link_open"]
-    assert allowance.left_bytes() == DAILY
+    assert (allowance.left_bytes(), allowance.book.bulk_bytes) == (DAILY, 0)
 
 
 def test_hours_and_limit_together_give_the_stricter(make: Make) -> None:

@@ -23,6 +23,8 @@ from trisense.core.messages import LOSS, EpochReceipt
 from trisense.core.model import Batch, BatchClass, ClockState, Quality, Sample, Stream, batch_hash
 from trisense.edge.spool import Cut, Head, Loss, Spool, SpoolOptions
 from trisense.edge.spool import queue as queue_module
+from trisense.edge.spool.room import ROUND_BYTES, Ballast
+from trisense.edge.spool.shelf import Shelf
 
 from tests.edge.conftest import FakeClock
 from tests.edge.spool.damage import smash_an_index
@@ -256,6 +258,37 @@ def test_at_the_cap_media_goes_first_then_data_and_every_drop_is_declared(
     assert spool.path.stat().st_size <= 4 << 20
 
 
+def test_at_the_cap_no_more_is_lost_at_a_time_than_a_round(make_spool: MakeSpool, cut: MakeCut) -> None:
+    size_bytes = 20_000
+    with make_spool(max_bytes=4 << 20, media_share=1.0) as spool:
+        number = 0
+        while not spool.summary().lost:
+            spool.commit([cut(number, rows=1, batch_class=BatchClass.MEDIA, blob=os.urandom(size_bytes))])
+            number += 1
+        assert 1 <= spool.summary().lost["cap"] <= 2 * (ROUND_BYTES // size_bytes + 1)
+
+
+def test_a_disk_that_fails_with_room_on_it_costs_no_reading(
+    spool: Spool, cut: MakeCut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that a full disk gives too: SQLite cannot tell which it was."""
+    spool.commit([cut(1)])
+    spool.settle([EpochReceipt(spool.epoch, stored=((0, 0),))])
+    spool.commit([cut(2)])
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+
+    def failing(*_: object) -> Head:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Shelf, "commit", failing)
+        with pytest.raises(SpoolError, match="disk I/O error"):
+            spool.commit([cut(3)])
+    summary = spool.summary()
+    assert (summary.kept.batches, spool.waiting(), summary.lost) == (1, 1, {})
+
+
 def test_what_the_cap_does_at_each_commit_is_told_aloud_once(make_spool: MakeSpool, cut: MakeCut) -> None:
     with make_spool(max_bytes=4 << 20) as spool, capture_logs() as logs:
         for number in range(150):
@@ -361,6 +394,17 @@ def fill(file: io.FileIO) -> None:
     with contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
+
+
+def test_ballast_is_set_aside_only_where_as_much_again_stays_free(small_disk: Path) -> None:
+    ballast = Ballast(small_disk / "spool.db", 2 << 20)
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(5 << 20))  # of eight: three are free
+    assert not ballast.load()
+    filler.write_bytes(bytes(3 << 20))
+    assert ballast.load()
+    assert ballast.release()
+    assert not ballast.release()
 
 
 def test_a_disk_that_others_filled_does_not_wedge_the_spool(
