@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,14 @@ def test_help_fills_the_lines_of_a_narrow_terminal_and_keeps_those_of_lists() ->
     (last,) = [i for i, line in enumerate(lines) if line.startswith("A box may allow")]
     assert len(lines[last]) > 45, "the docstring's own line ends are not kept"
     assert "--install-completion" not in shown
+
+
+def test_a_full_disk_behind_the_output_is_an_error_in_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "trisense.core", "driver", "list"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert result.stderr.startswith("trisense: what is written has no room: ")
 
 
 def test_version_names_the_program() -> None:

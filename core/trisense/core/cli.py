@@ -6,7 +6,9 @@ when it is called, so that a box without the gateway's dependencies still starts
 
 from __future__ import annotations
 
+import errno
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -163,4 +165,10 @@ def main() -> NoReturn:
         cannot(str(lacking))
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # What Python would still flush at its end has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        cannot(f"what is written has no room: {error}")
     sys.exit(0)

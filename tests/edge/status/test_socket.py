@@ -334,7 +334,7 @@ async def test_a_box_of_another_version_is_told_as_such(tmp_path: Path) -> None:
         command = [*TRISENSE, "edge", "status", str(tmp_path / "edge.toml")]
         process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
         _, said = await process.communicate()
-    assert "no status that this version knows" in said.decode()
+    assert "of another version than this program, restart it: v: expected 1, got 2" in said.decode()
     assert "Traceback" not in said.decode()
     assert process.returncode == 2
 

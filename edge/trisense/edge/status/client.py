@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
-from trisense.core.config import check, read_toml
+from trisense.core.config import check, mistakes_of, read_toml
 from trisense.core.errors import LinkError
 from trisense.edge.status.model import Status
 from trisense.edge.status.table import StatusTable, socket_of
@@ -98,7 +98,9 @@ class Client:
         try:
             return Status.model_validate(self._ask({"ask": "status"}))
         except ValidationError as error:
-            raise LinkError(f"the box gives no status that this version knows: {error}") from error
+            first = mistakes_of(error)[0]
+            text = f"the box that runs is of another version than this program, restart it: {first}"
+            raise LinkError(text) from error
 
     def tap(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Samples as they come, and ``{"lost": N}`` where the box had to leave some out.
