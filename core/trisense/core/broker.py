@@ -7,7 +7,7 @@ import ssl
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from trisense.core.config import ConfigModel, read_secret
 from trisense.core.errors import ConfigError, Mistake
 
@@ -32,6 +32,15 @@ class BrokerTable(ConfigModel):
     """Our own certificate."""
     key_file: Path | None = None
     """Its private key."""
+
+    @field_validator("host")
+    @classmethod
+    def _can_be_asked_for(cls, host: str) -> str:
+        try:
+            host.encode("idna")
+        except UnicodeError as error:
+            raise ValueError("a host name: parts of 1 to 63 characters between dots") from error
+        return host
 
     @model_validator(mode="after")
     def _pairs(self) -> Self:

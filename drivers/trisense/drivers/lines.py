@@ -264,6 +264,10 @@ def _check_tcp(parts: SplitResult) -> None:
         raise ValueError("tcp://HOST:PORT with a host")
     if parts.port is None:
         raise ValueError("tcp://HOST:PORT with a port")
+    try:
+        parts.hostname.encode("idna")
+    except UnicodeError as error:
+        raise ValueError("a host name: parts of 1 to 63 characters between dots") from error
     if parts.query or parts.path.strip("/"):
         raise ValueError("tcp://HOST:PORT and nothing behind it")
 

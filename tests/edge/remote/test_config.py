@@ -142,6 +142,13 @@ def test_no_file_can_be_named_for_what_it_is_not_meant_for(write: Write, content
     assert mistakes(write(SECRETS), content) == [where]
 
 
+def test_hosts_and_files_that_cannot_be_are_told(local: BoxConfig) -> None:
+    for host in ("a" * 64, "a..b", "." + "a" * 90_000):
+        assert mistakes(local, LOCAL.replace("127.0.0.1", host, 1)) == ["mqtt.host"]
+        assert mistakes(local, LOCAL + RADAR.replace("127.0.0.1", host)) == ["device[1].line"]
+    assert mistakes(local, LOCAL.replace("/run/keys/mqtt", "\\u0000")) == ["mqtt.password_file"]
+
+
 def test_a_file_that_the_own_file_names_can_be_named_for_the_same(write: Write) -> None:
     elsewhere = (
         SECRETS + SCENES.replace('"scenes"\nsites', '"/var/lib"\nsites') + 'state_file = "/run/state"\n'

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 from trisense.core import topics
-from trisense.core.messages import EpochReceipt, State
+from trisense.core.messages import EpochReceipt, GatewayState, State
 from trisense.core.model import BatchClass
 from trisense.core.topics import Lane
 from trisense.edge.config import BoxConfig
+from trisense.edge.sending import downlink as downlink_module
 from trisense.edge.sending import outbox as outbox_module
 from trisense.edge.sending import uplink as uplink_module
 from trisense.edge.sending.link import Connector
@@ -143,6 +144,25 @@ async def test_a_gateway_that_comes_back_gets_alarms_at_once(
     await gateway.worker(online=True)
     await bench.settled()
     assert [lane for lane, _ in gateway.lanes] == [Lane.ALARM, Lane.ALARM]
+
+
+async def test_workers_without_end_are_forgotten_and_have_nothing_sent_again_and_again(
+    bench: Bench, gateway: Gateway, cut: MakeCut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "RESEND_MIN_S", 3600.0)
+    gateway.answer = False
+    bench.start()
+    await bench.commit(cut(1, batch_class=BatchClass.ALARM))
+    await gateway.until(lambda: bool(gateway.seen))
+    assert gateway.client is not None
+    online = GatewayState(online=True).model_dump_json()
+    for number in range(200):
+        await gateway.client.publish(topics.gateway_state(f"w{number}"), online, 1)
+    receipts = bench.uplink.counts["receipts"]
+    await gateway.receipt([])
+    await until(lambda: bench.uplink.counts["receipts"] > receipts)  # so all before it was heard
+    assert bench.uplink.status().gateways == downlink_module.WORKERS_MAX
+    assert len(gateway.seen) <= 5
 
 
 async def test_brokers_may_die_as_often_as_they_like(

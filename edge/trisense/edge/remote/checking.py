@@ -106,11 +106,16 @@ class Files:
         self._folder = folder
         self._known: dict[Path, set[str]] = {}
         for where, name in _paths_in(own, every=True):
+            if "\0" in name:
+                continue  # no file has it, and asking would raise
             self._known.setdefault((folder / name).resolve(), set()).add(_purpose(where))
 
     def refused(self, named: Iterable[tuple[str, str]]) -> Iterator[Mistake]:
         """What is wrong with files named as (key path, name)."""
         for where, name in named:
+            if "\0" in name:
+                yield Mistake(where, "the name of a file", repr(name))
+                continue
             purpose, path = _purpose(where), (self._folder / name).resolve()
             known = self._known.get(path)
             if purpose in (known or ()):
@@ -139,7 +144,7 @@ def _paths_in(value: object, where: str = "", *, every: bool = False) -> Iterato
     elif isinstance(value, str):
         if value.startswith(REPLAY):
             yield where, value.removeprefix(REPLAY).partition("?")[0]
-        elif "\0" not in value and (every or _purpose(where).endswith(OPENED)):
+        elif every or _purpose(where).endswith(OPENED):
             yield where, value
 
 

@@ -141,7 +141,8 @@ class Connector:
         try:
             client = self._client(will)
             await self._enter(client)
-        except (aiomqtt.MqttError, OSError, ConfigError) as error:
+        except (aiomqtt.MqttError, OSError, ConfigError, ValueError) as error:
+            # ValueError: a name of a host or a file that cannot be one. The box senses without a link.
             raise LinkError(f"{self.broker}: {error}") from error
         try:
             yield client
