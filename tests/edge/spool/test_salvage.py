@@ -17,6 +17,7 @@ from trisense.core.messages import LOSS, EpochReceipt
 from trisense.core.model import BatchClass, Stream
 from trisense.edge.spool import Cut, Spool, SpoolOptions, room
 
+from tests.edge.power import lay_down
 from tests.edge.spool.damage import smash_an_index
 
 MakeSpool = Callable[..., Spool]
@@ -51,6 +52,58 @@ def test_a_time_of_before_gets_a_number_of_its_own_where_damage_took_how_far_a_s
         spool.commit([cut(9)])
     with make_spool() as spool:
         assert spool.ordinals(stream.key).take(time_ns) > 4, "a restart changes nothing"
+
+
+def test_a_stream_lost_to_damage_and_to_a_lost_end_of_the_log_takes_numbers_of_its_own_after_restarts(
+    make_spool: MakeSpool, spool_path: Path, cut: MakeCut, stream: Stream, clock: Any
+) -> None:
+    with make_spool() as spool:
+        spool.commit([cut(0)])
+    with make_spool() as spool:
+        for number in range(1, 6):
+            spool.commit([cut(number, rows=1)])
+        files = {name: spool_path.with_name(name).read_bytes() for name in ("spool.db", "spool.db-wal")}
+    time_ns = cut(4, rows=1).samples[0].time_ns
+    clock.advance(10)
+    log = files["spool.db-wal"]
+    lay_down(spool_path, files | {"spool.db-wal": log[:5000] + bytes([log[5000] ^ 1]) + log[5001:]})
+
+    with make_spool():
+        pass
+    with make_spool() as spool:
+        assert spool.ordinals(stream.key).take(time_ns) > 4
+        assert spool.ordinals(("mast", "unheard")).take(time_ns) > 4
+
+
+# Bytes of the header: application id, version; of the first words of the schema.
+@pytest.mark.parametrize(
+    "place", ["application", "version", "CREATE TABLE batch", "boot_id TEXT", "size_bytes,"]
+)
+def test_one_bit_of_the_header_or_the_schema_neither_stops_the_spool_nor_costs_a_batch(
+    make_spool: MakeSpool, spool_path: Path, cut: MakeCut, place: str
+) -> None:
+    with make_spool() as spool:
+        spool.commit([cut(n) for n in range(5)])
+    image = bytearray(spool_path.read_bytes())
+    at = {"application": 70, "version": 62}.get(place) or image.index(place.encode()) + 3
+    image[at] ^= 4
+    spool_path.write_bytes(image)
+
+    with make_spool() as spool:
+        spool.commit([cut(9)])
+        assert numbers(spool) == {0, 1, 2, 3, 4, 9}
+
+
+def test_a_damaged_row_that_is_kept_is_not_replayed(spool: Spool, cut: MakeCut) -> None:
+    """An index would take over what is damaged in it, and hide it from every look for what waits."""
+    spool.commit([cut(n) for n in range(3)])
+    spool.settle([EpochReceipt(spool.epoch, stored=((0, 2),))])
+    spool._db.execute("UPDATE batch SET class = 'medya' WHERE seq = 1")
+
+    spool.replay(0, 1 << 62)
+
+    assert [head.seq for head in spool.heads(BatchClass.DATA)] == [0, 2]
+    assert spool.waiting() == 2
 
 
 def test_a_crash_between_the_file_and_its_log_does_not_part_them(

@@ -97,6 +97,7 @@ def test_a_file_of_another_layout_is_refused_by_name(make_spool: MakeSpool, spoo
         pass
     with sqlite3.connect(spool_path) as db:
         db.execute("PRAGMA user_version = 1")
+        db.execute("DROP TABLE mark")
     db.close()
 
     with pytest.raises(SpoolError, match="layout 1, ours 2"):

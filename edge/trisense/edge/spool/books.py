@@ -5,8 +5,9 @@ Kept in memory and in the file together; after a rollback ``load`` brings memory
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from trisense.core.messages import SEQ_MAX
@@ -20,11 +21,21 @@ from trisense.edge.spool.file import (
     mark_cells,
     read_epochs,
     read_streams,
+    read_unmarked,
+    write_unmarked,
 )
 from trisense.edge.spool.model import epoch_name, epoch_number
 from trisense.edge.spool.rows import pack_stream, unpack_stream
 
-__all__ = ["Books", "Epoch"]
+__all__ = ["Books", "Epoch", "unused_numbers"]
+
+
+def unused_numbers() -> int:
+    """A number beyond which no stream has had any, where damage took how far they went.
+
+    None has had a million at one time; which million it is is left to chance, for damage may come again.
+    """
+    return (1 + secrets.randbelow(1 << 10)) << 20
 
 
 @dataclass(slots=True)
@@ -59,12 +70,10 @@ class _Mark:
 class Books:
     """Epochs and streams of one open spool file."""
 
-    def __init__(
-        self, db: sqlite3.Connection, *, frozen: bool = False, unmarked: tuple[int, int] | None = None
-    ) -> None:
-        """``unmarked``: how far the ordinals of a stream may have gone that damage took out of the file."""
+    def __init__(self, db: sqlite3.Connection, *, frozen: bool = False) -> None:
         self._db = db
-        self._unmarked = unmarked or (NEVER, -1)
+        self._unmarked = (NEVER, -1)
+        """How far the ordinals of a stream may have gone that is not here: damage may have taken it."""
         self.frozen = frozen
         """No ``low_seq`` moves: batches that wait may still come in from a damaged file."""
         self.epochs: dict[int, Epoch] = {}
@@ -99,6 +108,7 @@ class Books:
         self._streams = {}
         self._marks = {}
         self._moving_of = None
+        self._unmarked = read_unmarked(self._db) or (NEVER, -1)
         for row in read_streams(self._db):
             stream = unpack_stream(row.description)
             mark = _Mark(row.id, stream, row.last_ns, row.max_n)
@@ -149,15 +159,26 @@ class Books:
             mark.last_ns = max(mark.last_ns, sample.time_ns)
             mark.max_n = max(mark.max_n, sample.n)
             touched[key] = mark
+        self._write(touched.values())
+
+    def _write(self, marks: Iterable[_Mark]) -> None:
         self._db.executemany(
             "UPDATE mark SET last_ns = ?2, max_n = ?3, crc = ?4 WHERE stream = ?1",
-            [mark_cells(m.id, m.last_ns, m.max_n) for m in touched.values()],
+            [mark_cells(m.id, m.last_ns, m.max_n) for m in marks],
         )
 
     def ordinals(self, key: tuple[str, str]) -> Ordinals:
         """Ordinals of a stream that go on where the final ones stopped."""
         mark = self._marks.get(key)
         return Ordinals(*self._unmarked) if mark is None else Ordinals(mark.last_ns, mark.max_n)
+
+    def doubt_marks(self, now_ns: int) -> None:
+        """Write that streams may have had any time up to now, and any number: what told it is gone."""
+        self._unmarked = (max(now_ns, *(m.last_ns for m in self._marks.values()), NEVER), unused_numbers())
+        for mark in self._marks.values():
+            mark.last_ns, mark.max_n = self._unmarked
+        self._write(self._marks.values())
+        write_unmarked(self._db, *self._unmarked)
 
     # --- samples that become final ---
 

@@ -6,19 +6,20 @@ readers in the edge's README, section "The spool file".
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 import structlog
 from trisense.core.errors import SpoolError, SpoolLocked
-from trisense.edge import durable
 from trisense.edge.sensing.ordinals import NEVER
-from trisense.edge.spool.model import epoch_name, epoch_number
 from trisense.edge.spool.rows import checksum
 from trisense.edge.spool.wal import PAGE_BYTES, marked_commits
 
@@ -26,21 +27,24 @@ __all__ = [
     "AGE_NEVER_NS",
     "CORRUPT_CODES",
     "ID_MAX",
-    "ORDINAL_UNKNOWN",
+    "MARK_LOST",
     "PAGE_BYTES",
     "BatchRow",
-    "EpochNote",
     "EpochRow",
     "StreamRow",
     "connect",
     "damaged",
     "last_id",
     "lock",
+    "look_over",
     "mark_cells",
+    "mend_schema",
     "read_batches",
     "read_epochs",
     "read_streams",
+    "read_unmarked",
     "toggle",
+    "write_unmarked",
 ]
 
 log = structlog.get_logger(__name__)
@@ -59,12 +63,10 @@ CHECKED_BYTES: Final = 64 * 1024 * 1024
 """Largest file that is read whole at the start, indexes and all; an SD card gives about 30 MB a second."""
 ID_PLAUSIBLE: Final = 1 << 48
 """Larger ids come of damage."""
-ORDINAL_UNKNOWN: Final = 1 << 20
-"""Numbers go on from here where damage took the mark of a stream: none has had so many at one time."""
+MARK_LOST: Final = -2
+"""In place of a stream's largest number where damage took it."""
 PROBES_MAX: Final = 2_000_000
 """Most ids between two damaged pages that are tried one by one."""
-OWED: Final = "lost:"
-"""Before an epoch in the note: its end is still to be declared lost."""
 CORRUPT_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 # Marks change with each commit, descriptions never: apart, a hundred streams cost a page of log, not ten.
@@ -274,13 +276,12 @@ def lock(path: Path) -> int:
 
 
 def connect(path: Path, *, max_bytes: int) -> tuple[sqlite3.Connection, bool]:
-    """Open the file, laying it out when it is new, and look whether it is whole.
+    """Open the file and its log; ``look_over`` comes next.
 
     The second value tells whether commits at the end of the WAL were lost to damage.
 
     Raises:
         sqlite3.DatabaseError: with a code of ``CORRUPT_CODES`` where it is damaged.
-        SpoolError: it belongs to another program or a newer version.
     """
     committed = marked_commits(path.with_name(path.name + "-wal"))
     db = sqlite3.connect(path, isolation_level=None, timeout=10)
@@ -295,15 +296,24 @@ def connect(path: Path, *, max_bytes: int) -> tuple[sqlite3.Connection, bool]:
         # Memory is scarcer than reads on a box: the spool is written once and read once.
         db.execute("PRAGMA cache_size = -1024")
         (_, recovered, _) = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        _lay_out(db, path)
-        if path.stat().st_size <= CHECKED_BYTES:
-            (answer,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-            if answer != "ok":
-                raise damaged(str(answer))
     except BaseException:
         db.close()
         raise
     return db, recovered < committed
+
+
+def look_over(db: sqlite3.Connection, path: Path) -> None:
+    """Lay the file out when it is new, and look whether it is whole.
+
+    Raises:
+        sqlite3.DatabaseError: as ``connect``.
+        SpoolError: it belongs to another program or a newer version.
+    """
+    _lay_out(db, path)
+    if path.stat().st_size <= CHECKED_BYTES:
+        (answer,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+        if answer != "ok":
+            raise damaged(str(answer))
 
 
 def _lay_out(db: sqlite3.Connection, path: Path) -> None:
@@ -317,11 +327,42 @@ def _lay_out(db: sqlite3.Connection, path: Path) -> None:
         )
     elif application != APPLICATION_ID:
         raise damaged(f"application id {application:#x}")
+    elif _schema_of(db) == _our_schema():
+        if version != VERSION:
+            raise damaged(f"layout {version} with our schema")
     elif version != VERSION:
         raise SpoolError(
             f"{path}: made by another version of trisense (layout {version}, ours {VERSION}):"
             " let that version drain it, or move it away"
         )
+    else:
+        raise damaged("the schema")
+
+
+@cache
+def _our_schema() -> tuple[tuple[object, ...], ...]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        db.executescript(SCHEMA)
+        return _schema_of(db)
+
+
+def _schema_of(db: sqlite3.Connection) -> tuple[tuple[object, ...], ...]:
+    """(type, name, table, root page, SQL, row) in the order of their making, as SQLite keeps them."""
+    query = "SELECT type, name, tbl_name, rootpage, sql, rowid FROM sqlite_schema ORDER BY rowid"
+    return tuple(db.execute(query).fetchall())
+
+
+def mend_schema(path: Path) -> None:
+    """Write our schema over that of a damaged file: all have the same, and no row is had without it."""
+    with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.text_factory = lambda text: text.decode("utf-8", "replace")
+        db.execute("PRAGMA writable_schema = ON")  # else a schema that makes no sense cannot even be read
+        if _schema_of(db) != _our_schema():
+            db.executemany(
+                "UPDATE sqlite_schema SET type = ?, name = ?, tbl_name = ?, rootpage = ?, sql = ?"
+                " WHERE rowid = ?",
+                _our_schema(),
+            )
 
 
 def damaged(what: str) -> sqlite3.DatabaseError:
@@ -347,7 +388,7 @@ def read_epochs(db: sqlite3.Connection, *, damaged_ok: bool = False) -> list[Epo
 def read_streams(db: sqlite3.Connection, *, damaged_ok: bool = False) -> list[StreamRow]:
     """Streams by id. A damaged row raises ``DatabaseError`` unless ``damaged_ok``.
 
-    A stream whose mark is damaged has the times ``NEVER`` and the number ``ORDINAL_UNKNOWN``.
+    A stream whose mark is damaged has the largest number ``MARK_LOST``.
     """
     found = []
     query = (
@@ -362,8 +403,21 @@ def read_streams(db: sqlite3.Connection, *, damaged_ok: bool = False) -> list[St
         elif not damaged_ok:
             raise damaged("a stream's checksum")
         elif described:
-            found.append(StreamRow(identity, description, NEVER, ORDINAL_UNKNOWN))
+            found.append(StreamRow(identity, description, NEVER, MARK_LOST))
     return found
+
+
+def write_unmarked(db: sqlite3.Connection, last_ns: int, max_n: int) -> None:
+    """Keep how far the ordinals of streams may have gone that damage took: as the mark of no stream."""
+    db.execute("INSERT OR REPLACE INTO mark VALUES (?,?,?,?)", mark_cells(0, last_ns, max_n))
+
+
+def read_unmarked(db: sqlite3.Connection) -> tuple[int, int] | None:
+    """What ``write_unmarked`` wrote. A damaged row raises ``DatabaseError``."""
+    cells = db.execute("SELECT stream, last_ns, max_n, crc FROM mark WHERE stream = 0").fetchone()
+    if cells is not None and mark_cells(*cells[:3]) != cells:
+        raise damaged("a mark's checksum")
+    return None if cells is None else (cells[1], cells[2])
 
 
 def read_batches(db: sqlite3.Connection) -> Iterator[BatchRow]:
@@ -406,37 +460,3 @@ def last_id(db: sqlite3.Connection) -> int:
         if isinstance(found, int) and 0 < found <= ID_PLAUSIBLE:
             return found
     return 0
-
-
-class EpochNote:
-    """Names of the epochs beside the file, for the day the file cannot be read at all."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path.with_name(path.name + ".epochs")
-
-    def write(self, epochs: Iterable[int], owed: Iterable[int] = ()) -> None:
-        """Replace the note; a failure is logged, for the spool works without it.
-
-        ``owed`` are epochs whose end was lost, and is not declared yet.
-        """
-        names = [*map(epoch_name, epochs), *(f"{OWED}{epoch_name(epoch)}" for epoch in owed)]
-        try:
-            # This makes the names of the spool's own files sure, too.
-            durable.replace(self._path, "".join(f"{name}\n" for name in names).encode("ascii"))
-        except OSError as error:
-            log.warning("spool_note_failed", path=str(self._path), why=str(error))
-
-    def read(self) -> list[int]:
-        """The epochs noted, the one of the last opening last."""
-        return [epoch for name in self._words() if (epoch := epoch_number(name)) >= 0]
-
-    def owed(self) -> list[int]:
-        """The epochs whose end was lost, and is not declared yet."""
-        names = [word.removeprefix(OWED) for word in self._words() if word.startswith(OWED)]
-        return [epoch for name in names if (epoch := epoch_number(name)) >= 0]
-
-    def _words(self) -> list[str]:
-        try:
-            return self._path.read_text(encoding="ascii").split()
-        except (OSError, UnicodeDecodeError):
-            return []

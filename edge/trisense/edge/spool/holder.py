@@ -18,11 +18,13 @@ from typing import Final, TypeVar
 
 import structlog
 from trisense.core.errors import SpoolError, SpoolFull
+from trisense.core.model import Value
 from trisense.edge.clocks.clock import Clock
 from trisense.edge.once import Fault
 from trisense.edge.spool import aside, room
 from trisense.edge.spool import file as files
 from trisense.edge.spool.model import WAITING, Loss, SpoolOptions
+from trisense.edge.spool.note import EpochNote
 from trisense.edge.spool.salvage import Salvage
 from trisense.edge.spool.shelf import Shelf
 
@@ -45,10 +47,12 @@ class Holder:
         self._options = options or SpoolOptions()
         self._clock = clock
         self._ballast = room.Ballast(path, self._options.ballast_bytes)
-        self._note = files.EpochNote(path)
+        self._note = EpochNote(path)
         self._lock = -1
         self._connection: sqlite3.Connection | None = None
         self._shelf: Shelf
+        self._end_lost = False
+        """What the log held last is gone, and not declared yet."""
         self._salvage: Salvage | None = None
         # What the disk does to us it does again: at each commit, until somebody comes.
         self._full = Fault(log, "spool_full", forget_s=3600.0)
@@ -102,73 +106,80 @@ class Holder:
 
     def _open_file(self) -> None:
         aside.finish_moving(self.path)
-        noted = self._note.read()
-        gone = bool(noted) and not self.path.exists() and aside.pending(self.path) is None
-        tail_lost = self._connect()
-        owed = self._note.owed()
-        if gone or tail_lost:
-            log.error("spool_gone" if gone else "spool_tail_lost", path=str(self.path))
-            owed += [epoch for epoch in self._last_of(noted) if epoch not in owed]
-        self._begin_epoch(owed)
+        gone = not self.path.exists() and aside.pending(self.path) is None and bool(self._note.read())
+        if gone:
+            log.error("spool_gone", path=str(self.path))
+        self._end_lost = gone
+        self._connect()
+        self._begin_epoch()
         self._carry_on_at_once()
 
-    def _connect(self) -> bool:
-        """Open what lies at the path, with the room of the ballast where there is none; tells whether the
-        end of its log was lost.
+    def _connect(self) -> None:
+        """Open what lies at the path, with the room of the ballast where there is none.
 
         Raises:
             sqlite3.Error: it is damaged, or the disk allows nothing.
         """
         try:
-            return self._connect_once()
+            self._connect_once()
         except sqlite3.Error as error:
             if not (self._is_short(error) and self._give_room()):
                 raise
             self._full.failed(why=str(error), disk_is_short=True, helped=True)
-            return self._connect_once()
+            self._connect_once()
 
-    def _connect_once(self) -> bool:
+    def _connect_once(self) -> None:
         self._connection, tail_lost = files.connect(self.path, max_bytes=self._options.max_bytes)
+        if tail_lost:
+            self._end_lost = True
+            log.error("spool_tail_lost", path=str(self.path))
         try:
-            unmarked = None
+            files.look_over(self._connection, self.path)
             old = aside.pending(self.path)
             if old is not None:
                 self._salvage = Salvage(old)
                 self._salvage.begin(self._db, self._clock.now_ns())
-                unmarked = self._salvage.unmarked
-            self._shelf = Shelf(self._db, self._clock, frozen=old is not None, unmarked=unmarked)
+            self._shelf = Shelf(self._db, self._clock, frozen=old is not None)
         except BaseException:
             self._let_go()
             raise
-        return tail_lost
+
+    def _begin_epoch(self) -> None:
+        """Mint the epoch of this opening; it reaches the file with its first batch.
+
+        Where the end of the log was lost, all that may have followed what the file still has is declared
+        so. That it is owed is noted before anything is written: the first commit takes the traces out of
+        the log.
+        """
+        noted, owed = self._note.read(), self._note.owed()
+        if self._end_lost:
+            owed += [epoch for epoch in self._last_of(noted) if epoch not in owed]
+            self._end_lost = False
+        known = self._shelf.books.epochs
+        losses = [Loss("corrupt", e, known[e].next_seq if e in known else 0, None).values() for e in owed]
+        self.epoch = secrets.randbits(64)
+        self._shelf.begin(self.epoch)
+        # Of an epoch that is drained already nothing more can be lost.
+        left = [e for e, of in known.items() if not of.drained or e == self.epoch]
+        if self._salvage is not None:  # what it cannot find is told by the note alone
+            left = [*(e for e in noted if e not in left), *left]
+        self._note.write(left, owed)
+        if owed:
+            self._durably(lambda: self._declare_end(losses))
+            self._note.write(self._note.read())  # by now of another opening, where the file met damage
 
     def _last_of(self, noted: Sequence[int]) -> list[int]:
         """The epochs at the end of the log: the last that the file knows, and those behind it."""
         found = []
-        for epoch in reversed(noted):
+        for epoch in reversed(noted or [*self._shelf.books.epochs]):
             found.append(epoch)
             if epoch in self._shelf.books.epochs:
                 break
         return found
 
-    def _begin_epoch(self, owed: Sequence[int]) -> None:
-        """Mint the epoch of this opening; it reaches the file with its first batch.
-
-        Of epochs that are ``owed``, what may have followed what the file still has is declared lost. That
-        they are is noted before anything is written: the first commit takes the traces out of the log.
-        """
-        self.epoch = secrets.randbits(64)
-        self._shelf.begin(self.epoch)
-        # Of an epoch that is drained already nothing more can be lost.
-        noted = [e for e, of in self._shelf.books.epochs.items() if not of.drained or e == self.epoch]
-        if self._salvage is not None:  # what it cannot find is told by the note alone
-            noted = [*(e for e in self._note.read() if e not in noted), *noted]
-        self._note.write(noted, owed)
-        if owed:
-            known = self._shelf.books.epochs
-            losses = [Loss("corrupt", e, known[e].next_seq if e in known else 0, None) for e in owed]
-            self._durably(lambda: self._shelf.declare([loss.values() for loss in losses]))
-            self._note.write(self._note.read())  # by now of another opening, where the file met damage
+    def _declare_end(self, losses: Sequence[tuple[Value, ...]]) -> None:
+        self._shelf.doubt_marks()
+        self._shelf.declare(losses)
 
     # --- transactions ---
 
@@ -311,7 +322,7 @@ class Holder:
         except (sqlite3.Error, OSError) as again:
             self._let_go()
             raise SpoolError(f"{self.path}: cannot begin a new spool: {again}") from again
-        self._begin_epoch(self._note.owed())
+        self._begin_epoch()
         self._carry_on_at_once()
 
     def _carry_on_at_once(self) -> None:

@@ -11,7 +11,6 @@ import contextlib
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
@@ -19,15 +18,19 @@ from typing import Final, TypeVar
 import msgpack
 import structlog
 from trisense.edge.sensing.ordinals import NEVER
+from trisense.edge.spool.books import unused_numbers
 from trisense.edge.spool.file import (
-    ORDINAL_UNKNOWN,
+    MARK_LOST,
     BatchRow,
     EpochRow,
     StreamRow,
     last_id,
+    mend_schema,
     read_batches,
     read_epochs,
     read_streams,
+    read_unmarked,
+    write_unmarked,
 )
 from trisense.edge.spool.model import REFUSED, STORED, WAITING, Loss, epoch_number
 
@@ -55,8 +58,7 @@ class Salvage:
         self.part: list[BatchRow] = []
         """To be carried next."""
         self.epochs: dict[int, EpochRow] = {}
-        self.unmarked: tuple[int, int] | None = None
-        """How far the ordinals of streams may have gone that cannot be told; None where there are none."""
+        mend_schema(aside)
         self._old = sqlite3.connect(aside, isolation_level=None)
         self._old.text_factory = lambda text: text.decode("utf-8", "replace")
         self._streams: set[int] | None = None
@@ -72,7 +74,7 @@ class Salvage:
     def begin(self, db: sqlite3.Connection, now_ns: int) -> None:
         """Carry the books over, in a transaction of its own, before the new file is used for anything.
 
-        ``now_ns`` is the newest time a sample may have where the file does not tell.
+        ``now_ns`` is the newest time a sample may have, where the file does not tell of a newer one.
 
         Raises:
             sqlite3.Error: the new file has no room even for these.
@@ -81,13 +83,18 @@ class Salvage:
         epochs = {number: row for row in rows if (number := epoch_number(row.epoch)) >= 0}
         streams = _all(lambda: read_streams(self._old, damaged_ok=True))
         times_ns = [*(row.line_ns for row in epochs.values()), *(row.last_ns for row in streams)]
-        newest_ns = max((t for t in times_ns if t != NEVER), default=now_ns)
-        streams = [replace(row, last_ns=newest_ns) if _unmarked(row) else row for row in streams]
+        mark = (max(now_ns, *times_ns, NEVER), unused_numbers())
+        streams = [
+            StreamRow(row.id, row.description, *mark) if row.max_n == MARK_LOST else row for row in streams
+        ]
+        unmarked = mark if len(streams) != _streams_in(self._old) else _unmarked_in(self._old, mark)
         self._last_id = last_id(self._old) or ID_UNKNOWN
         db.execute("BEGIN IMMEDIATE")
         try:
             for stream in streams:
                 stream.write(db)
+            if unmarked is not None:
+                write_unmarked(db, *unmarked)
             for epoch in epochs.values():
                 db.execute("INSERT OR IGNORE INTO epoch VALUES (?,?,?,?,?,?,?,?)", epoch.cells())
             if db.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'batch'").fetchone() is None:
@@ -101,8 +108,7 @@ class Salvage:
         self.epochs = epochs
         known = {row.id: row.description for row in read_streams(db)}
         told = {row.id for row in streams if known.get(row.id) == row.description}
-        if len(told) != _streams_in(self._old):
-            self._streams, self.unmarked = told, (newest_ns, ORDINAL_UNKNOWN)
+        self._streams = None if len(told) == _streams_in(self._old) else told
 
     def next_part(self) -> bool:
         """Read on, unless ``part`` is still to be carried; False at the end of what is carried now."""
@@ -198,8 +204,11 @@ class _Seqs:
         return gaps
 
 
-def _unmarked(row: StreamRow) -> bool:
-    return (row.last_ns, row.max_n) == (NEVER, ORDINAL_UNKNOWN)
+def _unmarked_in(old: sqlite3.Connection, mark: tuple[int, int]) -> tuple[int, int] | None:
+    try:
+        return read_unmarked(old)
+    except sqlite3.Error:
+        return mark
 
 
 def _streams_in(old: sqlite3.Connection) -> int:

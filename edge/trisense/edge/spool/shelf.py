@@ -101,23 +101,14 @@ class Snapshot:
 class Shelf:
     """What lies in one open file."""
 
-    def __init__(
-        self,
-        db: sqlite3.Connection,
-        clock: Clock,
-        *,
-        frozen: bool = False,
-        unmarked: tuple[int, int] | None = None,
-    ) -> None:
+    def __init__(self, db: sqlite3.Connection, clock: Clock, *, frozen: bool = False) -> None:
         """Read the books and the sums; ``frozen`` while a damaged file is being carried over.
-
-        ``unmarked`` as in ``Books``.
 
         Raises:
             sqlite3.DatabaseError: the file is damaged here.
         """
         self.db = db
-        self.books = Books(db, frozen=frozen, unmarked=unmarked)
+        self.books = Books(db, frozen=frozen)
         self.books.load()
         self.tally = Tally()
         self.epoch = 0
@@ -162,6 +153,11 @@ class Shelf:
         """New batches are of ``epoch``; it reaches the file with the first of them."""
         self.epoch = epoch
         self.books.epochs[epoch] = Epoch(self._clock.now_ns())
+
+    def doubt_marks(self) -> None:
+        """Commits are gone that told how far the ordinals of the streams went."""
+        self.books.doubt_marks(self._clock.now_ns())
+        self._loss_ordinals = self.books.ordinals(LOSS.key)
 
     def snapshot(self) -> Snapshot:
         """Memory as it is before a transaction."""
@@ -437,7 +433,9 @@ class Shelf:
         arguments = (STORED, REFUSED, *span, after_id, limit)
         found = self.db.execute(query, arguments).fetchall()
         for identity, mark in found:
-            self._wait_again(identity, mark)
+            row = reading.row(self.db, identity)
+            if row is not None and row.whole():  # else an index would take over what is damaged in it
+                self._wait_again(identity, mark)
         return [identity for identity, _ in found]
 
     def _wait_again(self, identity: int, mark: int) -> None:
