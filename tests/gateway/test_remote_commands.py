@@ -212,9 +212,20 @@ def test_a_box_that_is_offline_is_said_to_be_at_once(make_box: Make, run: Run) -
     assert str(result.exception) == "kx-001 is offline since 2026-11-23T08:00:00+00:00 or later"
 
 
-def test_a_box_that_nobody_knows_is_waited_for_and_said_to_be_unknown(run: Run) -> None:
+def test_a_box_that_nobody_knows_is_said_to_be_unknown_and_those_with_such_names_are_told(
+    run: Run, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "KNOWN_S", 0.2)
+    monkeypatch.setattr(remote, "NEAREST_S", 0.2)
+    keep(broker, topics.state("kx-010"), State(online=True, boot_id="b", since="then").model_dump_json())
+    result = run("command", "reload")
+    assert str(result.exception) == "this broker has never heard of kx-001, it knows kx-010"
+
+
+def test_a_box_that_does_not_answer_is_said_to_be_online(run: Run, broker: Broker) -> None:
+    keep(broker, topics.state(BOX), State(online=True, boot_id="b", since="then").model_dump_json())
     result = run("command", "reload", "--timeout", "0.2")
-    assert str(result.exception) == ("no answer from kx-001 within 0.2 s; this broker has never heard of it")
+    assert str(result.exception) == "no answer from kx-001 within 0.2 s; it is online"
 
 
 def test_without_a_broker_nothing_can_be_said(tmp_path: Path, free_port: Callable[[], int]) -> None:

@@ -33,22 +33,27 @@ async def ask(config: GatewayConfig, box: str, command: Command, *, timeout_s: f
     """Send a command and wait for its reply.
 
     Raises:
-        LinkError: no broker, the box is offline, or no answer in time.
+        LinkError: no broker, a box that it does not know or that is offline, or no answer in time.
         RemoteError: an answer that is none.
     """
     identity = secrets.token_hex(8)
     reply = topics.reply(box, identity)
     async with _client(config) as client:
-        talk = _Talk(client, box)
-        await client.subscribe([(topics.state(box), 1), (reply, 1)])
+        state, _ = await _known(client, box)
+        if not state.online:
+            raise LinkError(f"{box} is offline since {state.since} or later")
+        await client.subscribe(reply, 1)
         await client.publish(topics.command(box, identity), command.model_dump_json(exclude_none=True), 1)
-        async with talk.at_most(timeout_s):
-            async for message in client.messages:
-                if message.topic.value == reply:
-                    return reply_of(_bytes(message))
-                talk.heard(message)
-                if talk.offline_since is not None:
-                    raise LinkError(f"{box} is offline since {talk.offline_since} or later")
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for message in client.messages:
+                    if message.topic.value == reply:
+                        return reply_of(_bytes(message))
+                    state = _state_of(message) or state
+                    if not state.online:
+                        raise LinkError(f"{box} went offline; it may have done it")
+        except TimeoutError as error:
+            raise LinkError(f"no answer from {box} within {timeout_s:g} s; it is online") from error
     raise LinkError("the broker ended the connection")
 
 
@@ -122,9 +127,6 @@ class Push:
 
     async def _send(self, client: aiomqtt.Client) -> None:
         state, reported = await _known(client, self._box)
-        if state is None:
-            others = await _nearest(client, self._box)
-            raise LinkError(f"this broker has never heard of {self._box}, it knows {others}")
         if not state.online:
             if self._desired.dry_run:
                 raise LinkError(
@@ -178,19 +180,25 @@ async def withdraw(config: GatewayConfig, box: str) -> None:
         await client.publish(topics.desired(box), b"", 1, retain=True)
 
 
-async def _known(client: aiomqtt.Client, box: str) -> tuple[State | None, Reported | None]:
-    """What the broker keeps of a box; stays subscribed to both."""
+async def _known(client: aiomqtt.Client, box: str) -> tuple[State, Reported | None]:
+    """What the broker keeps of a box; stays subscribed to both.
+
+    Raises:
+        LinkError: nothing; with the names of others.
+    """
     # In this order: the state comes last, and then the report has come, if there is one.
     await client.subscribe([(topics.reported(box), 1), (topics.state(box), 1)])
     reported = None
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(KNOWN_S):
             async for message in client.messages:
-                if message.topic.value == topics.state(box):
-                    return _state_of(message), reported
-                with contextlib.suppress(RemoteError):
-                    reported = reported_of(_bytes(message))
-    return None, reported
+                if message.topic.value != topics.state(box):
+                    with contextlib.suppress(RemoteError):
+                        reported = reported_of(_bytes(message))
+                elif (state := _state_of(message)) is not None:
+                    return state, reported
+    others = await _nearest(client, box)
+    raise LinkError(f"this broker has never heard of {box}, it knows {others}")
 
 
 async def _nearest(client: aiomqtt.Client, box: str) -> str:
@@ -208,37 +216,6 @@ def _state_of(message: aiomqtt.Message) -> State | None:
     with contextlib.suppress(ValidationError):
         return State.model_validate_json(_bytes(message))
     return None
-
-
-class _Talk:
-    """What is known of the box while we wait for it."""
-
-    def __init__(self, client: aiomqtt.Client, box: str) -> None:
-        self.offline_since: str | None = None
-        self._box = box
-        self._client = client
-        self._seen = False
-
-    def heard(self, message: aiomqtt.Message) -> None:
-        """Take the box's state."""
-        state = _state_of(message)
-        if state is not None:
-            self._seen = True
-            self.offline_since = None if state.online else state.since
-
-    @contextlib.asynccontextmanager
-    async def at_most(self, timeout_s: float) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(timeout_s):
-                yield
-        except TimeoutError as error:
-            if self.offline_since is not None:
-                known = f"it is offline since {self.offline_since} or later"
-            elif self._seen:
-                known = "it is online"
-            else:
-                known = "this broker has never heard of it"
-            raise LinkError(f"no answer from {self._box} within {timeout_s:g} s; {known}") from error
 
 
 def _moves(reported: Reported) -> bool:
