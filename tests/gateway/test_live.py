@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 from trisense.core.alarms import ALARM
-from trisense.core.messages import Birth, CalibrationBirth, DeviceBirth, FieldBirth, Position, StreamBirth
+from trisense.core.messages import (
+    LOSS,
+    Birth,
+    CalibrationBirth,
+    DeviceBirth,
+    FieldBirth,
+    Position,
+    StreamBirth,
+)
 from trisense.core.model import Batch, BatchClass, Field, FieldType, Layer, Sample, Stream, Value
 from trisense.core.wire import unpack
 from trisense.gateway import live as live_module
@@ -145,6 +153,15 @@ def test_rows_of_alarm_batches_become_alarms(box: Any) -> None:
     assert [(a.kind, a.device, a.values, a.identity) for a in glimpse.alarms] == [
         ("tamper", "box", {"door": "open"}, (box.name, box.epoch, 0))
     ]
+
+
+def test_alarms_of_rules_and_losses_are_told_and_are_no_values_of_a_device(box: Any) -> None:
+    hot = Sample(ALARM, box.t0_ns, tuple(rule_row("raised", 1).values()))
+    lost = Sample(LOSS, box.t0_ns, (None,) * len(LOSS.fields))
+    bundle = unpack(box.bundle(box.cut([hot, lost], batch_class=BatchClass.ALARM), box.weather(1)))
+    glimpse = look(Portion(bundle, frozenset({0, 1})))
+    assert {alarm.kind for alarm in glimpse.alarms} == {"alarm", "loss"}
+    assert [reading.stream.measurement for reading in glimpse.readings] == ["weather"]
 
 
 def rule_row(state: str, occurrence: int) -> dict[str, Value]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from trisense.core.alarms import ALARM
+from trisense.core.messages import LOSS
 from trisense.core.model import BatchClass, Counters, Quality, Stream, Value
 from trisense.core.wire import Block, Bundle, Column
 from trisense.gateway.live import LiveState
@@ -20,6 +21,8 @@ __all__ = ["AlarmSeen", "Glimpse", "look", "show"]
 
 LOOK_BACK: Final = 64
 """Rows from the end in which a field's newest value is looked for; older ones are no news."""
+TOLD: Final = frozenset({ALARM.key, LOSS.key})
+"""Streams of events, each about something else: told as alarms, for newest values of them would mix."""
 ALARMS_PER_BUNDLE: Final = 1_000
 
 
@@ -70,7 +73,8 @@ def look(portion: Portion) -> Glimpse:
         if not any(head in portion.heads for head, _ in block.counts) or len(block.times_ns) == 0:
             continue
         streams[block.stream.key] = block.stream
-        glimpse.readings.append(_reading(block))
+        if block.stream.key not in TOLD:
+            glimpse.readings.append(_reading(block))
         glimpse.alarms += _alarms(bundle, block, portion.heads)
     glimpse.pictures = [(streams[p.device, p.measurement], p) for p in pictures(portion)]
     return glimpse
