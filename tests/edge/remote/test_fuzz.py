@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgpack
 import paho.mqtt.client as paho
@@ -22,8 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from trisense.core import limits, topics
 from trisense.core.remote import VERBS, content_hash
 
-if TYPE_CHECKING:
-    from tests.edge.conftest import Broker
+from tests.edge.conftest import Broker
 
 pytestmark = pytest.mark.peer
 
@@ -99,11 +98,16 @@ class Victim:
         self.process.wait()
 
 
-@pytest.fixture
-def victim(tmp_path: Path, broker: Broker) -> Iterator[Victim]:
-    made = Victim(tmp_path, broker.port)
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory: pytest.TempPathFactory, mosquitto: str) -> Iterator[Victim]:
+    """One for all: what one of them did to it the next one would see."""
+    folder = tmp_path_factory.mktemp("victim")
+    broker = Broker(mosquitto, folder)
+    broker.start()
+    made = Victim(folder, broker.port)
     yield made
     made.end()
+    broker.stop()
 
 
 # --- what is sent ---
@@ -198,7 +202,7 @@ def packable(value: object) -> bool:
 
 
 QUICK = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     database=None,
     phases=(Phase.generate,),  # a box that fails stays so: there is nothing to shrink
