@@ -100,12 +100,18 @@ async def test_what_a_day_costs_is_what_went_over_the_wire_with_headers(
     bench.start()
     await bench.commit(*(picture(cut, i, 20_000) for i in range(5)))
     await bench.settled()
+    bench.uplink.use(bench.uplink._connector)  # another connection counts from nothing
+    await until(lambda: link.connections == 2 and bench.uplink.connected)
+    await bench.commit(picture(cut, 5, 20_000))
+    await bench.settled()
     await bench.stop()
     await until(lambda: not link.open)
     carried = link.up_bytes + link.down_bytes
     assert carried > 100_000
     # Headers: 52 bytes a segment; those of the loopback are large, so they are few.
-    assert carried <= bench.uplink.status().used_bytes < carried * 1.2 + 5000
+    used_bytes = bench.uplink.status().used_bytes
+    assert carried <= used_bytes < carried * 1.2 + 5000
+    assert 100_000 < bench.allowance.book.bulk_bytes <= used_bytes, "pictures are bulk, and once"
     assert gateway.stored
 
 
