@@ -41,7 +41,7 @@ class Recall:
         self._boxes: asyncio.Queue[str] = asyncio.Queue()
 
     def heard_of(self, box: str) -> None:
-        """A birth of ``box`` has come."""
+        """A birth of ``box`` has come, or the ledger knows it."""
         if box not in self._known and len(self._known) < BOXES_KEPT:
             self._known.add(box)
             self._boxes.put_nowait(box)

@@ -236,9 +236,18 @@ class Gateway:
             await asyncio.sleep(TEND_EVERY_S)
             if self._store_down is None:
                 try:
-                    await asyncio.get_running_loop().run_in_executor(self._writer, self._store.tend)
+                    boxes = await asyncio.get_running_loop().run_in_executor(self._writer, self._tend_store)
                 except StoreUnavailable as error:
                     self._note_down(error)
+                    continue
+                # Of these the broker may have lost the birth when it restarted while they were away.
+                for box in boxes:
+                    self._recall.heard_of(box)
+
+    def _tend_store(self) -> set[str]:
+        """Gives the boxes that the ledger knows."""
+        self._store.tend()
+        return {box for box, _ in self._store.ledger.epochs}
 
     # Showing
 
