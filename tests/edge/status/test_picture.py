@@ -185,6 +185,14 @@ def test_a_terminal_obeys_nothing_that_a_device_says() -> None:
     assert not any(sign in text for sign in "\x1b\x07\u202e")
 
 
+@pytest.mark.parametrize("height", [None, 20])
+def test_brackets_and_signs_in_what_is_told_are_shown_as_they_are(height: int | None) -> None:
+    said = "[remote] of [/nobody] \x1b[2J"
+    text = "\n".join(shown(picture(box={"closed": said}, link={"broker": said}), 200, height=height))
+    assert text.count("[remote] of [/nobody] \N{REPLACEMENT CHARACTER}[2J") == 2
+    assert "\x1b" not in text
+
+
 def test_a_box_that_takes_nothing_from_afar_says_why_and_is_well() -> None:
     lines = shown(picture(box={"closed": "got a plain connection to broker:1883"}), 120)
     assert lines[1] == "All is well."

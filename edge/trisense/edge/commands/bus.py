@@ -74,7 +74,7 @@ def _dump(line: LineLoad) -> dict[str, Any]:
 
 
 def _show(lines: Sequence[LineLoad]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not lines:
         console.print("No Modbus device in this configuration.")
     for line in lines:

@@ -126,7 +126,7 @@ def _dump(url: str, framing: str, echo: bool, found: Sequence[FoundUnit]) -> str
 
 
 def _show(echo: bool, found: Sequence[FoundUnit], *, asked: int) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not found:
         console.print(f"Nobody answers, {asked} units asked.")
     table = Table("unit", "could be", "options", "says now")

@@ -124,14 +124,14 @@ def _foot(status: Status, *, brief: bool = False) -> RenderableType:
         return Group(*(_cut(label, text) for label, text in _rows(status) if label not in LONG))
     table = _grid()
     for label, text in _rows(status):
-        table.add_row(Text(label, style="bold"), text)
+        table.add_row(Text(label, style="bold"), Text(plain(text)))
     return table
 
 
 def _cut(label: str, text: str) -> Text:
     """One line, however long it is."""
     line = Text(label.ljust(LABEL), style="bold", no_wrap=True, overflow="ellipsis")
-    return line.append(text, style="not bold")
+    return line.append(plain(text), style="not bold")
 
 
 def _rows(status: Status) -> Iterator[tuple[str, str]]:
@@ -144,7 +144,7 @@ def _rows(status: Status) -> Iterator[tuple[str, str]]:
         yield "LANES", "; ".join(_lanes(status))
     yield "SPOOL", "; ".join(_spool(status))
     if status.box.closed is not None:
-        yield "AFAR", f"all is refused: {plain(status.box.closed)}"
+        yield "AFAR", f"all is refused: {status.box.closed}"
     yield "CLOCK", _clock(status)
     yield "MACHINE", ", ".join(_machine(status))
 
