@@ -133,6 +133,14 @@ def test_check_names_every_mistake_and_ends_with_2(tmp_path: Path) -> None:
     ]
 
 
+def test_check_without_a_file_takes_the_one_of_this_folder(tmp_path: Path) -> None:
+    file = write_config(tmp_path, 8883, 'name = "dust"\ndriver = "plantower"\nline = "tcp://127.0.0.1:1"')
+    file.rename(tmp_path / "edge.toml")
+    command = [*TRISENSE, "edge", "check"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (answer.returncode, answer.stdout.partition(":")[0]) == (0, "edge.toml"), answer.stderr
+
+
 def test_check_warns_of_certificates_that_are_not_there(tmp_path: Path) -> None:
     config = write_config(tmp_path, 8883, 'name = "dust"\ndriver = "plantower"\nline = "tcp://127.0.0.1:1"')
     config.write_text(config.read_text().replace("[mqtt]", '[mqtt]\nca_file = "ca.crt"'))

@@ -22,6 +22,7 @@ from trisense.edge.remote import standing
 from trisense.edge.runtime import Box
 from trisense.edge.service import heap
 from trisense.edge.service.notify import Notifier
+from trisense.edge.status.client import find_config
 from trisense.edge.status.commands import status
 
 __all__ = ["app"]
@@ -71,15 +72,18 @@ def _tell(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
 
 @app.command()
 def check(
-    config: ConfigPath,
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="CONFIG.toml", help="Left out: /etc/trisense/edge.toml, else edge.toml here."),
+    ] = None,
     read: Annotated[bool, typer.Option("--read", help="Read each device once; needs no broker.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
     """Check a configuration. Exit 1 when a device cannot be read, 2 when the file has mistakes."""
     logs.configure("error")
-    box = load(config)
+    box = load(find_config(config))
     for mistake in [*checking.warnings(box), *standing.warnings(box)]:
-        typer.echo(f"{config}: warning: {mistake}", err=True)
+        typer.echo(f"{box.path}: warning: {mistake}", err=True)
     readings = asyncio.run(checking.read_devices(box)) if read else None
     if json:
         typer.echo(checking.as_json(box, readings))
