@@ -17,6 +17,7 @@ from trisense.core.messages import LOSS, EpochReceipt
 from trisense.core.model import BatchClass
 from trisense.edge.commands.spool import app
 from trisense.edge.spool import Cut, Spool
+from trisense.edge.spool.file import read_epochs
 from typer.testing import CliRunner, Result
 
 MakeSpool = Callable[..., Spool]
@@ -189,6 +190,16 @@ def test_fsck_sees_a_count_that_would_use_a_number_twice(filled: tuple[Path, int
     answer = told("fsck", path)
     assert (answer["outcome"], answer["faults"]) == ("damaged", {"counter": 1})
     assert told("fsck", path, "--repair")["outcome"] == "repaired"
+
+
+def test_fsck_sees_counters_that_count_fewer_samples_than_there_are(filled: tuple[Path, int]) -> None:
+    path, _ = filled
+    with sqlite3.connect(path) as db:
+        (row,) = read_epochs(db)
+        cells = replace(row, samples_committed=row.samples_committed - 1).cells()
+        db.execute("INSERT OR REPLACE INTO epoch VALUES (?,?,?,?,?,?,?,?)", cells)
+    db.close()
+    assert told("fsck", path)["faults"] == {"counter": 1}
 
 
 def test_fsck_finds_damaged_counters_and_repair_keeps_every_batch(filled: tuple[Path, int]) -> None:

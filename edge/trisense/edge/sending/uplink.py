@@ -264,7 +264,6 @@ class Uplink:
         self._since_s, self._error = time.monotonic(), None
         if self._on_connect is not None:
             self._on_connect()
-        self._wake.senders()
 
     async def _serve(self, client: Connection) -> None:
         try:
