@@ -147,3 +147,29 @@ async def test_a_box_without_a_certificate_is_refused_in_words(
     with pytest.raises(LinkError, match="CERTIFICATE_REQUIRED"):
         async with Connector("kx-001", config.mqtt).connect(offline().model_dump_json()):
             pytest.fail("it was let in")
+
+
+# paho leaves the socket of a handshake that failed to the garbage collector, which closes it.
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("broker", "why"),
+    [
+        ({"host": "localhost"}, "Hostname mismatch"),
+        ({"ca_file": Path("boxes-ca.crt")}, "certificate verify failed"),
+        ({"ca_file": None, "tls": True}, "certificate verify failed"),
+    ],
+    ids=["another name", "another authority", "the system's authorities"],
+)
+async def test_a_broker_that_is_not_the_one_named_is_never_spoken_to(
+    secure: SecureBroker, monkeypatch: pytest.MonkeyPatch, broker: dict[str, object], why: str
+) -> None:
+    """What a box is told from afar it believes because of this."""
+    monkeypatch.setattr(link, "CONNECT_S", 1.0)
+    table = box_config(secure).mqtt
+    authority = broker.get("ca_file")
+    if isinstance(authority, Path):
+        broker = broker | {"ca_file": secure.folder / authority}
+    assert table.encrypted
+    with pytest.raises(LinkError, match=why):
+        async with Connector("kx-001", table.model_copy(update=broker)).connect(offline().model_dump_json()):
+            pytest.fail("it was spoken to")
