@@ -29,6 +29,7 @@ __all__ = [
     "ID_MAX",
     "MARK_LOST",
     "PAGE_BYTES",
+    "UNUSABLE_CODES",
     "BatchRow",
     "EpochRow",
     "StreamRow",
@@ -38,11 +39,12 @@ __all__ = [
     "lock",
     "look_over",
     "mark_cells",
-    "mend_schema",
+    "mend_start",
     "read_batches",
     "read_epochs",
     "read_streams",
     "read_unmarked",
+    "readable_errors",
     "toggle",
     "write_unmarked",
 ]
@@ -59,6 +61,12 @@ SETTLED_MARKS: Final = (0, 0x5A5A, 0xA5A5, 0x3C3C)
 """What a row's checksum is XORed with, by ``settled``: a flipped bit makes no receipt."""
 CHECKPOINT_PAGES: Final = 256
 """The WAL is folded into the file every MiB: what a full disk must still have room for."""
+HEADER: Final = {
+    0: b"SQLite format 3\0" + PAGE_BYTES.to_bytes(2, "big") + bytes([2, 2, 0, 64, 32, 32]),
+    44: (4).to_bytes(4, "big"),
+    56: (1).to_bytes(4, "big"),
+}
+"""What SQLite writes there into each file in WAL mode: https://www.sqlite.org/fileformat2.html#the_database_header"""
 CHECKED_BYTES: Final = 64 * 1024 * 1024
 """Largest file that is read whole at the start, indexes and all; an SD card gives about 30 MB a second."""
 ID_PLAUSIBLE: Final = 1 << 48
@@ -68,6 +76,8 @@ MARK_LOST: Final = -2
 PROBES_MAX: Final = 2_000_000
 """Most ids between two damaged pages that are tried one by one."""
 CORRUPT_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+UNUSABLE_CODES: Final = CORRUPT_CODES | {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_READONLY}
+"""What a file is called at its opening, too, that has a bit wrong in its header."""
 
 # Marks change with each commit, descriptions never: apart, a hundred streams cost a page of log, not ten.
 # The indexes repeat the cells that their conditions name: queries then believe them, not the row, and a
@@ -310,6 +320,10 @@ def look_over(db: sqlite3.Connection, path: Path) -> None:
         SpoolError: it belongs to another program or a newer version.
     """
     _lay_out(db, path)
+    # One bit of the header makes a file one to be read only, which nothing but a write tells.
+    db.execute("BEGIN IMMEDIATE")
+    db.execute(f"PRAGMA user_version = {VERSION}")
+    db.execute("ROLLBACK")
     if path.stat().st_size <= CHECKED_BYTES:
         (answer,) = db.execute("PRAGMA integrity_check(1)").fetchone()
         if answer != "ok":
@@ -352,9 +366,19 @@ def _schema_of(db: sqlite3.Connection) -> tuple[tuple[object, ...], ...]:
     return tuple(db.execute(query).fetchall())
 
 
-def mend_schema(path: Path) -> None:
-    """Write our schema over that of a damaged file: all have the same, and no row is had without it."""
-    with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(path, isolation_level=None)) as db:
+def mend_start(path: Path) -> None:
+    """Write what every spool begins with over that of a damaged file: without it no row can be had.
+
+    These are its header, where it is the same for all, and the schema.
+    """
+    with contextlib.suppress(OSError), path.open("r+b") as file:
+        for at, content in HEADER.items():
+            file.seek(at)
+            if file.read(len(content)) != content:
+                file.seek(at)
+                file.write(content)
+    wrong = contextlib.suppress(sqlite3.Error, UnicodeDecodeError)
+    with wrong, closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.text_factory = lambda text: text.decode("utf-8", "replace")
         db.execute("PRAGMA writable_schema = ON")  # else a schema that makes no sense cannot even be read
         if _schema_of(db) != _our_schema():
@@ -363,6 +387,19 @@ def mend_schema(path: Path) -> None:
                 " WHERE rowid = ?",
                 _our_schema(),
             )
+
+
+@contextlib.contextmanager
+def readable_errors() -> Iterator[None]:
+    """SQLite's word on a schema that makes no sense repeats it, and the binding takes that for UTF-8.
+
+    Raises:
+        sqlite3.DatabaseError: in place of the decoder's error.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise damaged(f"the schema: {error}") from error
 
 
 def damaged(what: str) -> sqlite3.DatabaseError:

@@ -100,7 +100,8 @@ class Holder:
         try:
             self._open_file()
         except sqlite3.Error as error:
-            if _code(error) not in files.CORRUPT_CODES:
+            writable = not self.path.exists() or os.access(self.path, os.W_OK)
+            if _code(error) not in files.UNUSABLE_CODES or not writable:
                 raise SpoolError(f"{self.path}: cannot open: {error}") from error
             self._start_afresh(str(error))
 
@@ -129,12 +130,14 @@ class Holder:
             self._connect_once()
 
     def _connect_once(self) -> None:
-        self._connection, tail_lost = files.connect(self.path, max_bytes=self._options.max_bytes)
+        with files.readable_errors():
+            self._connection, tail_lost = files.connect(self.path, max_bytes=self._options.max_bytes)
         if tail_lost:
             self._end_lost = True
             log.error("spool_tail_lost", path=str(self.path))
         try:
-            files.look_over(self._connection, self.path)
+            with files.readable_errors():
+                files.look_over(self._connection, self.path)
             old = aside.pending(self.path)
             if old is not None:
                 self._salvage = Salvage(old)

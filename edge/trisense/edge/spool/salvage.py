@@ -25,7 +25,7 @@ from trisense.edge.spool.file import (
     EpochRow,
     StreamRow,
     last_id,
-    mend_schema,
+    mend_start,
     read_batches,
     read_epochs,
     read_streams,
@@ -58,7 +58,7 @@ class Salvage:
         self.part: list[BatchRow] = []
         """To be carried next."""
         self.epochs: dict[int, EpochRow] = {}
-        mend_schema(aside)
+        mend_start(aside)
         self._old = sqlite3.connect(aside, isolation_level=None)
         self._old.text_factory = lambda text: text.decode("utf-8", "replace")
         self._streams: set[int] | None = None

@@ -15,7 +15,14 @@ from typing import Final
 
 from trisense.core.errors import SpoolError
 from trisense.edge.clocks.clock import PLAUSIBLE_NS
-from trisense.edge.spool.file import APPLICATION_ID, VERSION, BatchRow, EpochRow, read_epochs
+from trisense.edge.spool.file import (
+    APPLICATION_ID,
+    VERSION,
+    BatchRow,
+    EpochRow,
+    read_epochs,
+    readable_errors,
+)
 from trisense.edge.spool.shelf import HORIZON
 
 __all__ = ["Contents", "Group", "Progress", "contents", "look_into", "pages"]
@@ -69,7 +76,8 @@ def look_into(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.is_file():
         raise SpoolError(f"{path}: no such file")
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)) as db:
+        uri = f"{path.resolve().as_uri()}?mode=ro"
+        with readable_errors(), closing(sqlite3.connect(uri, uri=True, timeout=5)) as db:
             db.text_factory = lambda text: text.decode("utf-8", "replace")
             (application,) = db.execute("PRAGMA application_id").fetchone()
             (version,) = db.execute("PRAGMA user_version").fetchone()
