@@ -75,6 +75,19 @@ def test_a_stream_lost_to_damage_and_to_a_lost_end_of_the_log_takes_numbers_of_i
         assert spool.ordinals(("mast", "unheard")).take(time_ns) > 4
 
 
+def test_a_log_that_is_folded_in_cannot_harm_what_it_was_folded_into(
+    make_spool: MakeSpool, spool_path: Path, cut: MakeCut
+) -> None:
+    with make_spool() as spool:
+        for number in range(30):
+            spool.commit([cut(number)])
+        files = {name: spool_path.with_name(name).read_bytes() for name in ("spool.db", "spool.db-wal")}
+    lay_down(spool_path, files)
+
+    with make_spool():  # a crash comes before its first commit
+        assert spool_path.with_name("spool.db-wal").stat().st_size == 0
+
+
 @pytest.mark.parametrize("bit", [4, 128])
 @pytest.mark.parametrize("place", [0, 18, 47, 62, 70, "TABLE batch", "boot_id TEXT", "INDEX kept"])
 def test_one_bit_of_the_header_or_the_schema_neither_stops_the_spool_nor_costs_a_batch(

@@ -306,6 +306,9 @@ def connect(path: Path, *, max_bytes: int) -> tuple[sqlite3.Connection, bool]:
         # Memory is scarcer than reads on a box: the spool is written once and read once.
         db.execute("PRAGMA cache_size = -1024")
         (_, recovered, _) = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if recovered == committed:
+            # A log that is folded in but still there, with a bit wrong, would bring old pages back over new.
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except BaseException:
         db.close()
         raise
