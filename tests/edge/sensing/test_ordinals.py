@@ -76,3 +76,18 @@ def test_a_final_sample_among_ones_that_will_move_gets_a_number_none_of_them_can
     moving = Ordinals(100, 3)
     assert n not in {moving.moved(time_ns, old) for time_ns, old in zip((90, 90), given, strict=True)}
     assert n not in given
+
+
+def test_what_moves_to_where_others_were_stays_apart_when_its_source_goes_back() -> None:
+    moving = Ordinals(1000, 2)
+    names = [(time_ns, moving.moved(time_ns, 0)) for time_ns in (990, 990, 980, 990)]
+    assert len(set(names)) == len(names)
+
+
+def test_a_run_from_before_others_moved_is_not_gone_on_with() -> None:
+    ordinals = Ordinals(1000, 0)
+    ordinals.take(500)  # begins a run at an old time; it is not committed yet
+    ordinals.take(2000, final=False)
+    moved = Ordinals(1000, 0).moved(600, 0)
+    ordinals.resume(600, moved)
+    assert ordinals.take(600) != moved
