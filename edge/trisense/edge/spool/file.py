@@ -39,12 +39,13 @@ __all__ = [
     "lock",
     "look_over",
     "mark_cells",
-    "mend_start",
+    "our_schema",
     "read_batches",
     "read_epochs",
     "read_streams",
     "read_unmarked",
     "readable_errors",
+    "schema_of",
     "toggle",
     "write_unmarked",
 ]
@@ -61,12 +62,6 @@ SETTLED_MARKS: Final = (0, 0x5A5A, 0xA5A5, 0x3C3C)
 """What a row's checksum is XORed with, by ``settled``: a flipped bit makes no receipt."""
 CHECKPOINT_PAGES: Final = 256
 """The WAL is folded into the file every MiB: what a full disk must still have room for."""
-HEADER: Final = {
-    0: b"SQLite format 3\0" + PAGE_BYTES.to_bytes(2, "big") + bytes([2, 2, 0, 64, 32, 32]),
-    44: (4).to_bytes(4, "big"),
-    56: (1).to_bytes(4, "big"),
-}
-"""What SQLite writes there into each file in WAL mode: https://www.sqlite.org/fileformat2.html#the_database_header"""
 CHECKED_BYTES: Final = 64 * 1024 * 1024
 """Largest file that is read whole at the start, indexes and all; an SD card gives about 30 MB a second."""
 ID_PLAUSIBLE: Final = 1 << 48
@@ -344,7 +339,7 @@ def _lay_out(db: sqlite3.Connection, path: Path) -> None:
         )
     elif application != APPLICATION_ID:
         raise damaged(f"application id {application:#x}")
-    elif _schema_of(db) == _our_schema():
+    elif schema_of(db) == our_schema():
         if version != VERSION:
             raise damaged(f"layout {version} with our schema")
     elif version != VERSION:
@@ -357,39 +352,16 @@ def _lay_out(db: sqlite3.Connection, path: Path) -> None:
 
 
 @cache
-def _our_schema() -> tuple[tuple[object, ...], ...]:
+def our_schema() -> tuple[tuple[object, ...], ...]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         db.executescript(SCHEMA)
-        return _schema_of(db)
+        return schema_of(db)
 
 
-def _schema_of(db: sqlite3.Connection) -> tuple[tuple[object, ...], ...]:
+def schema_of(db: sqlite3.Connection) -> tuple[tuple[object, ...], ...]:
     """(type, name, table, root page, SQL, row) in the order of their making, as SQLite keeps them."""
     query = "SELECT type, name, tbl_name, rootpage, sql, rowid FROM sqlite_schema ORDER BY rowid"
     return tuple(db.execute(query).fetchall())
-
-
-def mend_start(path: Path) -> None:
-    """Write what every spool begins with over that of a damaged file: without it no row can be had.
-
-    These are its header, where it is the same for all, and the schema.
-    """
-    with contextlib.suppress(OSError), path.open("r+b") as file:
-        for at, content in HEADER.items():
-            file.seek(at)
-            if file.read(len(content)) != content:
-                file.seek(at)
-                file.write(content)
-    wrong = contextlib.suppress(sqlite3.Error, UnicodeDecodeError)
-    with wrong, closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.text_factory = lambda text: text.decode("utf-8", "replace")
-        db.execute("PRAGMA writable_schema = ON")  # else a schema that makes no sense cannot even be read
-        if _schema_of(db) != _our_schema():
-            db.executemany(
-                "UPDATE sqlite_schema SET type = ?, name = ?, tbl_name = ?, rootpage = ?, sql = ?"
-                " WHERE rowid = ?",
-                _our_schema(),
-            )
 
 
 @contextlib.contextmanager

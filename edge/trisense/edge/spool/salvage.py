@@ -11,6 +11,7 @@ import contextlib
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
@@ -21,15 +22,17 @@ from trisense.edge.sensing.ordinals import NEVER
 from trisense.edge.spool.books import unused_numbers
 from trisense.edge.spool.file import (
     MARK_LOST,
+    PAGE_BYTES,
     BatchRow,
     EpochRow,
     StreamRow,
     last_id,
-    mend_start,
+    our_schema,
     read_batches,
     read_epochs,
     read_streams,
     read_unmarked,
+    schema_of,
     write_unmarked,
 )
 from trisense.edge.spool.model import REFUSED, STORED, WAITING, Loss, epoch_number
@@ -47,6 +50,13 @@ PART_BYTES: Final = 256 * 1024
 ID_UNKNOWN: Final = 1 << 40
 """Where the old file does not tell how far its ids went, new ones begin here."""
 
+HEADER: Final = {
+    0: b"SQLite format 3\0" + PAGE_BYTES.to_bytes(2, "big") + bytes([2, 2, 0, 64, 32, 32]),
+    44: (4).to_bytes(4, "big"),
+    56: (1).to_bytes(4, "big"),
+}
+"""What SQLite writes there into each file in WAL mode: https://www.sqlite.org/fileformat2.html#the_database_header"""
+
 
 class Salvage:
     """The way from a damaged file into the new one; each batch keeps its identity and its id."""
@@ -58,7 +68,7 @@ class Salvage:
         self.part: list[BatchRow] = []
         """To be carried next."""
         self.epochs: dict[int, EpochRow] = {}
-        mend_start(aside)
+        _mend_start(aside)
         self._old = sqlite3.connect(aside, isolation_level=None)
         self._old.text_factory = lambda text: text.decode("utf-8", "replace")
         self._streams: set[int] | None = None
@@ -225,3 +235,26 @@ def _all(read: Callable[[], list[Row]]) -> list[Row]:
         return read()
     except sqlite3.DatabaseError:
         return []
+
+
+def _mend_start(path: Path) -> None:
+    """Write what every spool begins with over that of a damaged file: without it no row can be had.
+
+    These are its header, where it is the same for all, and the schema.
+    """
+    with contextlib.suppress(OSError), path.open("r+b") as file:
+        for at, content in HEADER.items():
+            file.seek(at)
+            if file.read(len(content)) != content:
+                file.seek(at)
+                file.write(content)
+    wrong = contextlib.suppress(sqlite3.Error, UnicodeDecodeError)
+    with wrong, closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.text_factory = lambda text: text.decode("utf-8", "replace")
+        db.execute("PRAGMA writable_schema = ON")  # else a schema that makes no sense cannot even be read
+        if schema_of(db) != our_schema():
+            db.executemany(
+                "UPDATE sqlite_schema SET type = ?, name = ?, tbl_name = ?, rootpage = ?, sql = ?"
+                " WHERE rowid = ?",
+                our_schema(),
+            )
