@@ -22,7 +22,7 @@ demo: $(READY) $(if $(findstring influxdb,$(ARGS)),peers) ## Run a city in a box
 	@$(BIN)/trisense demo $(ARGS)
 
 test: $(READY) peers ## Run all tests; ARGS goes to pytest
-	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY) ## Lint, types (Python and the page's JavaScript), import rules
 	$(BIN)/ruff check .

@@ -36,7 +36,7 @@ TRACK_STEP: Final = 0.0101
 EXACT: Final = {"weather", "air_quality", "tag_sighting", "radar_presence", "radar_target"}
 """Streams of a crossing whose rows are told one by one; others join several told rows into a sample."""
 
-pytestmark = [pytest.mark.peer, pytest.mark.timeout(300), pytest.mark.xdist_group("chaos")]
+pytestmark = [pytest.mark.peer, pytest.mark.timeout(300)]
 
 Row = tuple[str, str]
 """(device, measurement)."""

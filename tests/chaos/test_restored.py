@@ -15,7 +15,7 @@ from trisense.sims.processes import trisense
 
 from tests.chaos.conftest import Town
 
-pytestmark = [pytest.mark.peer, pytest.mark.timeout(300), pytest.mark.xdist_group("chaos")]
+pytestmark = [pytest.mark.peer, pytest.mark.timeout(300)]
 WAIT_S = 60.0
 
 
