@@ -296,7 +296,7 @@ def test_what_the_cap_does_at_each_commit_is_told_aloud_once(make_spool: MakeSpo
             spool.commit([cut(number, blob=os.urandom(60_000))])
         assert spool.summary().losses["cap"] > 10
     aloud = [entry["event"] for entry in logs if entry["log_level"] != "debug"]
-    assert sorted(aloud) == ["samples_lost", "spool_full"]
+    assert sorted(aloud) == ["samples_lost", "spool_at_cap"]
 
 
 def test_receipted_batches_go_before_anything_is_lost(make_spool: MakeSpool, cut: MakeCut) -> None:
@@ -413,7 +413,7 @@ def test_a_disk_that_others_filled_does_not_wedge_the_spool(
 ) -> None:
     options = SpoolOptions(max_bytes=1 << 30, ballast_bytes=1 << 20)
     filler = small_disk / "somebody-elses.log"
-    with Spool(small_disk / "spool.db", clock, options) as spool:
+    with Spool(small_disk / "spool.db", clock, options) as spool, capture_logs() as logs:
         for number in range(20):
             spool.commit([cut(number, blob=os.urandom(50_000))])
         with filler.open("wb", buffering=0) as file:
@@ -426,6 +426,8 @@ def test_a_disk_that_others_filled_does_not_wedge_the_spool(
 
         assert (small_disk / "spool.db.ballast").stat().st_size == 1 << 20
         assert declared(spool)
+    aloud = [entry["event"] for entry in logs if entry["log_level"] != "debug"]
+    assert [event for event in aloud if event.startswith("spool_")] == ["spool_full", "spool_has_room"]
 
 
 # --- crashes and damage ---

@@ -55,7 +55,8 @@ class Holder:
         """What the log held last is gone, and not declared yet."""
         self._salvage: Salvage | None = None
         # What the disk does to us it does again: at each commit, until somebody comes.
-        self._full = Fault(log, "spool_full", forget_s=3600.0)
+        self._full = Fault(log, "spool_full", "spool_has_room")
+        self._at_cap = Fault(log, "spool_at_cap", forget_s=3600.0)
         self._no_room = Fault(log, "spool_room_failed", forget_s=3600.0)
         self._rows_damaged = Fault(log, "spool_row_damaged", level="error", forget_s=3600.0)
         self._damaged = Fault(log, "spool_damaged", level="error", forget_s=3600.0)
@@ -126,7 +127,7 @@ class Holder:
         except sqlite3.Error as error:
             if not (self._is_short(error) and self._give_room()):
                 raise
-            self._full.failed(why=str(error), disk_is_short=True, helped=True)
+            self._full.failed(why=str(error), helped=True)
             self._connect_once()
 
     def _connect_once(self) -> None:
@@ -283,7 +284,10 @@ class Holder:
         """
         short = self._ballast.disk_is_short()
         helped = short and self._give_room()
-        self._full.failed(why=str(error), disk_is_short=short, helped=helped)
+        if short:
+            self._full.failed(why=str(error), helped=helped)
+        else:
+            self._at_cap.failed(max_bytes=self._options.max_bytes)
         # Also within ``_loosely``: what is dropped is declared in a batch of its own, whose number may travel
         # before the next commit makes it durable.
         with contextlib.suppress(sqlite3.Error):

@@ -68,6 +68,7 @@ class Spool(Holder):
         """
         if self._ballast.load():
             self._guarded(lambda: room.set_cap(self._db, self._options.max_bytes))
+            self._full.recovered()
 
         def work() -> int:
             count = forget(self._shelf, self._options.keep_s)
