@@ -27,8 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import aiomqtt
-from trisense.core import topics
+from trisense.core import mqtt, topics
 from trisense.core.messages import unpack_receipts
 from trisense.core.model import BatchClass, Field, FieldType, Sample, Value
 from trisense.core.wire import unpack
@@ -172,7 +171,7 @@ class Watcher:
     """Samples older than it count for no latency: they waited for what is measured to begin."""
 
     async def run(self) -> None:
-        async with aiomqtt.Client("127.0.0.1", self.port, max_queued_incoming_messages=None) as client:
+        async with mqtt.Client("127.0.0.1", self.port, max_queued_incoming_messages=None) as client:
             await client.subscribe([(f"{topics.ROOT}/+/up/+", 1), (f"{topics.ROOT}/+/receipt", 1)])
             async for message in client.messages:
                 assert isinstance(message.payload, bytes)

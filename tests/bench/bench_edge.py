@@ -24,8 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import aiomqtt
-from trisense.core import topics
+from trisense.core import mqtt, topics
 from trisense.core.messages import EpochReceipt, pack_receipts
 from trisense.core.model import BatchClass, Sample, Value
 from trisense.core.wire import unpack
@@ -109,7 +108,7 @@ class Receiver:
         self.batches = 0
 
     async def run(self) -> None:
-        async with aiomqtt.Client("127.0.0.1", self._port) as client:
+        async with mqtt.Client("127.0.0.1", self._port) as client:
             await client.subscribe(f"{topics.ROOT}/+/up/+", 1)
             async for message in client.messages:
                 assert isinstance(message.payload, bytes)

@@ -8,7 +8,7 @@ from functools import partial
 
 import aiomqtt
 import pytest
-from trisense.core import topics
+from trisense.core import mqtt, topics
 from trisense.core.topics import Lane
 
 from .conftest import Broker, certificates
@@ -26,7 +26,7 @@ def gateway(broker: Broker, client_id: str = "gateway-urgent") -> aiomqtt.Client
 
 
 def _client(port: int, tls: ssl.SSLContext, **options: object) -> aiomqtt.Client:
-    return aiomqtt.Client("127.0.0.1", port, tls_context=tls, timeout=1.5, **options)  # type: ignore[arg-type]
+    return mqtt.Client("127.0.0.1", port, tls_context=tls, timeout=1.5, **options)  # type: ignore[arg-type]
 
 
 async def heard(client: aiomqtt.Client, last: str) -> list[str]:

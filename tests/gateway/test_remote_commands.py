@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import aiomqtt
 import pytest
 from paho.mqtt import publish, subscribe
-from trisense.core import topics
+from trisense.core import mqtt, topics
 from trisense.core.errors import ConfigError, LinkError
 from trisense.core.messages import State
 from trisense.core.remote import (
@@ -69,6 +69,7 @@ class Answering:
             return
         self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join(10)
+        assert not self._thread.is_alive()
         self._loop.close()
 
     async def _run(self) -> None:
@@ -76,7 +77,7 @@ class Answering:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _serve(self) -> None:
-        async with aiomqtt.Client("127.0.0.1", self.port) as client:
+        async with mqtt.Client("127.0.0.1", self.port) as client:
             if self.online:
                 await client.subscribe([(topics.command(BOX, "+"), 1), (topics.desired(BOX), 1)])
             state = State(online=self.online, boot_id="b", since="2026-11-23T08:00:00+00:00")

@@ -20,7 +20,7 @@ import aiomqtt
 import duckdb
 import httpx
 import pytest
-from trisense.core import topics
+from trisense.core import mqtt, topics
 from trisense.core.alarms import ALARM
 from trisense.core.messages import Birth, CountersJson, DeviceBirth, Position, State, unpack_receipts
 from trisense.core.model import BatchClass, Field, FieldType, Layer, Sample, Stream
@@ -111,7 +111,7 @@ def worker(tmp_path: Path, broker: Any) -> Iterator[Worker]:
 async def uplink(
     port: int, box: Any, protocol: aiomqtt.ProtocolVersion = aiomqtt.ProtocolVersion.V5
 ) -> AsyncIterator[Uplink]:
-    async with aiomqtt.Client("127.0.0.1", port, identifier=box.name, protocol=protocol) as client:
+    async with mqtt.Client("127.0.0.1", port, identifier=box.name, protocol=protocol) as client:
         await client.subscribe(topics.receipt(box.name), qos=1)
         yield Uplink(client, box)
 
@@ -317,7 +317,7 @@ async def test_a_broker_that_speaks_only_3_1_1_will_do(tmp_path: Path, box: Any,
 
 async def test_state_says_online_and_the_will_says_offline(worker: Worker, broker: Any) -> None:
     worker.start()
-    async with asyncio.timeout(30), aiomqtt.Client("127.0.0.1", broker.port) as client:
+    async with asyncio.timeout(30), mqtt.Client("127.0.0.1", broker.port) as client:
         await client.subscribe(topics.gateway_state("gw"), qos=1)
         messages = aiter(client.messages)
         first = await anext(messages)

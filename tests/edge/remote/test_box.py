@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiomqtt
 import pytest
-from trisense.core import topics
+from trisense.core import mqtt, topics
 from trisense.core.model import BatchClass
 from trisense.core.remote import Desired, Reported, content_hash, reported_of
 from trisense.edge.clocks.clock import SystemClock
@@ -184,7 +184,7 @@ async def field(tmp_path: Path, broker: Broker) -> AsyncIterator[Field]:
     made = Field(tmp_path, broker.port)
     async with contextlib.AsyncExitStack() as stack:
         made.ports = [await stack.enter_async_context(station()) for _ in range(2)]
-        made.client = await stack.enter_async_context(aiomqtt.Client("127.0.0.1", broker.port))
+        made.client = await stack.enter_async_context(mqtt.Client("127.0.0.1", broker.port))
         await made.client.subscribe([(topics.reported(BOX), 1), (topics.reply(BOX, "+"), 1)])
         listening_ = asyncio.create_task(made.listen())
         made.file.write_text(made.config(made.device("mast", made.ports[0])))

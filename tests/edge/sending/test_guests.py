@@ -7,8 +7,8 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
-import aiomqtt
 import pytest
+from trisense.core import mqtt
 from trisense.core.errors import LinkError
 from trisense.edge.config import BoxConfig
 from trisense.edge.sending import downlink as downlink_module
@@ -102,7 +102,7 @@ async def test_a_guest_publishes_while_there_is_a_link_and_is_told_when_there_is
 ) -> None:
     await gateway.ready.wait()
     await hosting.uplink.publish(f"tri/v1/{BOX}/config/reported", b"{}", retain=True)
-    async with aiomqtt.Client("127.0.0.1", broker.port) as reader, asyncio.timeout(20):
+    async with mqtt.Client("127.0.0.1", broker.port) as reader, asyncio.timeout(20):
         await reader.subscribe(f"tri/v1/{BOX}/config/reported")
         assert (await anext(reader.messages)).retain
 

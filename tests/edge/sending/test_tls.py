@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiomqtt
 import pytest
-from trisense.core import topics
+from trisense.core import mqtt, topics
 from trisense.core.errors import LinkError
 from trisense.core.messages import EpochReceipt, State, pack_receipts
 from trisense.core.wire import unpack
@@ -103,7 +102,7 @@ async def answer(secure: SecureBroker, listening: asyncio.Event) -> None:
     context = ssl.create_default_context(cafile=str(secure.folder / "gateways-ca.crt"))
     certificate = secure.folder / "gateways" / "gateway"
     context.load_cert_chain(certificate.with_suffix(".crt"), certificate.with_suffix(".key"))
-    async with aiomqtt.Client("127.0.0.1", secure.gateways_port, tls_context=context) as client:
+    async with mqtt.Client("127.0.0.1", secure.gateways_port, tls_context=context) as client:
         await client.subscribe(f"{topics.ROOT}/+/up/+", 1)
         listening.set()
         async for message in client.messages:
