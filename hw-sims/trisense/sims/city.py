@@ -202,7 +202,10 @@ async def run(
             }
             (home / "box.toml").write_text(to_toml(tables), encoding="utf-8")
             listed.append({"box": place.box, "folder": str(home), "devices": len(devices.tables)})
-        (folder / CITY).write_text(json.dumps(listed), encoding="utf-8")
+        # Who waits for the file reads it the moment it is there: never half of it.
+        whole = folder / f"{CITY}.new"
+        whole.write_text(json.dumps(listed), encoding="utf-8")
+        whole.rename(folder / CITY)
         await stop.wait()
 
 
