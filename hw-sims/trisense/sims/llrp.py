@@ -77,8 +77,8 @@ class Client:
     """The connection that owns the reader."""
 
     end: End
-    acked_s: float = 0.0
-    """When it last said anything."""
+    unanswered: int = 0
+    """KEEPALIVEs since it last said anything."""
     acked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at each KEEPALIVE_ACK."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -146,7 +146,7 @@ class LlrpReader(Simulator):
             with contextlib.suppress(Hangup):
                 await self._client.write(self._event(tlv(256, struct.pack(">H", 4))))
             return
-        client = self._client = Client(end, time.monotonic())
+        client = self._client = Client(end)
         try:
             await end.write(self._event(tlv(256, struct.pack(">H", 0))))
             if self.kept_reports:
@@ -164,7 +164,7 @@ class LlrpReader(Simulator):
             heard += await client.end.read()
             try:
                 while request := Request.take(heard):
-                    client.acked_s = time.monotonic()
+                    client.unanswered = 0
                     if request.type == 72:
                         client.acked.set()
                         continue
@@ -312,9 +312,10 @@ class LlrpReader(Simulator):
         while True:
             await asyncio.sleep(self._keepalive_s or ROUND_S)
             if self._keepalive_s:
-                if time.monotonic() - client.acked_s > MISSED_ACKS * self._keepalive_s:
+                if client.unanswered == MISSED_ACKS:
                     await client.write(self._event(tlv(257)))
                     return
+                client.unanswered += 1
                 await client.write(message(62, self._take_id()))
 
     async def _inventory(self, client: Client) -> None:
