@@ -1,6 +1,6 @@
 # Two commands need no preparation on a fresh Debian machine: make demo, make test.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench chaos lock format peers clean
+.PHONY: help demo test check bench explore lock format peers clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -23,6 +23,9 @@ demo: $(READY) $(if $(findstring influxdb,$(ARGS)),peers) ## Run a city in a box
 
 test: $(READY) peers ## Run all tests; ARGS goes to pytest
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+explore: $(READY) peers ## Run the tests that draw their examples, with new and many ones; ARGS goes to pytest
+	@$(BIN)/pytest -n 2 --dist loadfile --hypothesis-profile explore -m hypothesis $(ARGS)
 
 check: $(READY) ## Lint, types (Python and the page's JavaScript), import rules
 	$(BIN)/ruff check .

@@ -11,8 +11,10 @@ from typing import Final
 import pytest
 from hypothesis import settings
 
-# A shared machine stalls now and then: how long one example takes proves nothing.
-settings.register_profile("trisense", deadline=None)
+# A shared machine stalls now and then: how long one example takes proves nothing. A verdict is that of the
+# code alone, so each run takes the same examples; `make explore` draws new ones.
+settings.register_profile("trisense", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("trisense")
 
 STDERR: Final = 2

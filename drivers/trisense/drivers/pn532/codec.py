@@ -64,11 +64,11 @@ class Pn532Decoder(Decoder):
         found = _body(data, head + 1)
         if found is None or found.frame is None:
             return found
-        # Preamble and start code, the frame, and of its postamble one byte.
         end = head + 1 + found.size
         if end == len(data):
             return None
-        return Cut(end - start + (data[end] == 0), found.frame)
+        # Of the postamble one zero: every 256th noise inside a frame fits the one byte of its checksum.
+        return Cut(1, damage="postamble") if data[end] else Cut(end + 1 - start, found.frame)
 
 
 def _body(data: bytes, start: int) -> Cut | None:
