@@ -16,7 +16,9 @@ import httpx
 import pytest
 from trisense.gateway.accounts import Account, balance, facts_from_json, read_spool
 from trisense.sims.city import CITY, to_toml
-from trisense.sims.processes import Children, free_port, program, trisense, wait_for_port
+from trisense.sims.processes import Children, program, trisense, wait_for_port
+
+from tests.servers import free_port
 
 COMMIT_S: Final = 1.0
 

@@ -13,19 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import free_port, stop
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
 def certificates(*args: str) -> subprocess.CompletedProcess[str]:
     command = [str(DEPLOY / "mosquitto" / "certificates.sh"), *args]
     return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -93,5 +88,4 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         assert process.poll() is None, (folder / "log").read_text()
         yield Broker(boxes_port, gateways_port, folder)
     finally:
-        process.terminate()
-        process.wait(timeout=10)
+        stop(process)

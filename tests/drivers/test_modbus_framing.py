@@ -117,6 +117,15 @@ def test_a_foreign_unit_is_ignored_and_counted() -> None:
     assert search.seen == {Trouble.FOREIGN: 1}
 
 
+@pytest.mark.parametrize("piece", [1, 5, 64])
+def test_what_looks_like_a_frame_inside_the_answer_is_no_trouble(piece: int) -> None:
+    registers = OTHER_UNIT + GOOD[:-1] + b"\0"
+    search = rtu(ask(17, 3, 0x7C, len(registers) // 2))
+    answer = bytes([3, len(registers)]) + registers
+    assert fed(search, OTHER_UNIT + rtu_frame(17, answer), piece=piece) == answer
+    assert search.seen == {Trouble.FOREIGN: 1}  # the one before it
+
+
 def test_an_answer_inside_a_foreign_frame_is_none() -> None:
     search = rtu()
     assert fed(search, rtu_frame(9, bytes([3, len(GOOD) + 1]) + GOOD + b"\0"), piece=64) is None

@@ -23,6 +23,8 @@ from trisense.edge.sending import uplink as uplink_module
 from trisense.edge.spool import Cut, Spool, SpoolOptions
 from trisense.edge.spool.thread import SpoolThread
 
+from tests.servers import free_port, stop
+
 from .peers import BOX, Bench, Gateway
 
 T0_NS = 1_780_000_000_000_000_000
@@ -119,20 +121,13 @@ def spool(make_spool: Callable[..., Spool]) -> Iterator[Spool]:
         yield opened
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 class Broker:
     """A Mosquitto of our own on a free loopback port."""
 
     def __init__(self, program: str, folder: Path, *, rights: str = "", max_packet: str = "327680") -> None:
         """``rights``: the content of its access rules for everybody; none for no rules."""
         self._program = program
-        self.port = _free_port()
+        self.port = free_port()
         self._config = folder / "mosquitto.conf"
         self._config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\n"
@@ -172,8 +167,7 @@ class Broker:
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
+            stop(self._process)
             self._process = None
 
 

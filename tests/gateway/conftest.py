@@ -34,6 +34,8 @@ from trisense.gateway.quarantine import Quarantine
 from trisense.gateway.stores.base import Store
 from trisense.gateway.stores.duck import DuckStore
 
+from tests.servers import free_port, stop
+
 T0_NS = 1_795_392_000_000_000_000
 """2026-11-23 00:00 UTC."""
 WEATHER = Stream(
@@ -150,18 +152,6 @@ def make_intake(quarantine: Quarantine) -> Callable[[Store], Intake]:
     return lambda store: Intake(store, quarantine)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    return _free_port
-
-
 def _needs(program: str) -> str:
     found = shutil.which(program, path="/usr/sbin:/usr/bin:/usr/local/bin:/usr/local/sbin:/bin")
     if found is None:
@@ -195,20 +185,11 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _stopped(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 class Broker:
     """A mosquitto of our own, that may be ended and started again on its port."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._config = folder / "mosquitto.conf"
         self._config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\n"
@@ -233,7 +214,7 @@ class Broker:
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
-            _stopped(self.process)
+            stop(self.process)
 
 
 @pytest.fixture
@@ -247,7 +228,7 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 def amqtt_port() -> Iterator[int]:
     """The demo's own broker, which speaks MQTT 3.1.1 only; its port."""
     pytest.importorskip("amqtt")
-    port = _free_port()
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "trisense.sims.broker", str(port)],
         stdout=subprocess.DEVNULL,
@@ -255,14 +236,14 @@ def amqtt_port() -> Iterator[int]:
     )
     _until(lambda: _listens(port), process, "amqtt")
     yield port
-    _stopped(process)
+    stop(process)
 
 
 @pytest.fixture(scope="session")
 def influxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """InfluxDB 1.6 of our own; its URL."""
     folder = tmp_path_factory.mktemp("influxd")
-    program, port, rpc = _needs("influxd"), _free_port(), _free_port()
+    program, port, rpc = _needs("influxd"), free_port(), free_port()
     (folder / "influx.conf").write_text(
         f'reporting-disabled = true\nbind-address = "127.0.0.1:{rpc}"\n'
         f'[meta]\ndir = "{folder}/meta"\n'
@@ -277,7 +258,7 @@ def influxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     _until(lambda: _answers(f"{url}/ping"), process, "influxd")
     yield url
-    _stopped(process)
+    stop(process)
 
 
 @pytest.fixture
@@ -292,7 +273,7 @@ def database(influxd: str, request: pytest.FixtureRequest) -> str:
 def victoria(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """VictoriaMetrics of our own; its URL."""
     folder = tmp_path_factory.mktemp("victoria")
-    program, port = _needs("victoria-metrics"), _free_port()
+    program, port = _needs("victoria-metrics"), free_port()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [
@@ -310,4 +291,4 @@ def victoria(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     _until(lambda: _answers(f"{url}/health"), process, "victoria-metrics")
     yield url
-    _stopped(process)
+    stop(process)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,8 @@ from trisense.core.errors import ConfigError
 from trisense.gateway import audit_command, commands
 from trisense.gateway.quarantine import Quarantine
 from typer.testing import CliRunner
+
+from tests.servers import free_port
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_what_is_not_in_quarantine_is_said_to_be_missing(config: str) -> None:
     assert (result.exit_code, "0 in quarantine begin with 'nothing'" in result.stderr) == (2, True)
 
 
-def test_an_audit_without_a_gateway_cannot_say(free_port: Callable[[], int]) -> None:
+def test_an_audit_without_a_gateway_cannot_say() -> None:
     result = CliRunner().invoke(audit_command.app, ["--url", f"http://127.0.0.1:{free_port()}"])
     assert result.exit_code == 2
     assert "is the gateway running there?" in result.stderr

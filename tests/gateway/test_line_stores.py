@@ -38,6 +38,8 @@ from trisense.gateway.recall import Recall
 from trisense.gateway.stores.base import NotSupported, Span, StreamRef
 from trisense.gateway.stores.influx import LineStore
 
+from tests.servers import free_port
+
 MAST = StreamRef("kx-001", "mast", "weather")
 ALWAYS = Span(0, 2**62)
 
@@ -364,7 +366,7 @@ def test_faults_are_retried_with_the_same_lines_and_nothing_is_twice(
 
 
 def test_a_server_that_is_not_there_is_unavailable(
-    open_store: Open, quarantine: Quarantine, box: Any, free_port: Callable[[], int]
+    open_store: Open, quarantine: Quarantine, box: Any
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     store = open_store(InfluxConfig(kind="influxdb", api="v1", url=url))

@@ -37,6 +37,8 @@ from trisense.core.remote import (
 from trisense.gateway import commands, remote
 from typer.testing import CliRunner
 
+from tests.servers import free_port
+
 if TYPE_CHECKING:
     from .conftest import Broker
 
@@ -229,7 +231,7 @@ def test_a_box_that_does_not_answer_is_said_to_be_online(run: Run, broker: Broke
     assert str(result.exception) == "no answer from kx-001 within 0.2 s; it is online"
 
 
-def test_without_a_broker_nothing_can_be_said(tmp_path: Path, free_port: Callable[[], int]) -> None:
+def test_without_a_broker_nothing_can_be_said(tmp_path: Path) -> None:
     config = tmp_path / "gateway.toml"
     config.write_text(f'[mqtt]\nport = {free_port()}\n[store]\nkind = "duckdb"\n')
     result = CliRunner().invoke(commands.app, ["command", str(config), BOX, "reload"])

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from trisense.core.alarms import ALARM
 from trisense.core.messages import Birth, CountersJson, DeviceBirth, Position, State, unpack_receipts
 from trisense.core.model import BatchClass, Field, FieldType, Layer, Sample, Stream
 from trisense.core.topics import Lane
+
+from tests.servers import free_port
 
 pytestmark = pytest.mark.peer
 
@@ -361,7 +363,7 @@ async def test_births_place_devices_and_strangers_words_are_ignored(
 
 
 async def test_with_the_store_down_nothing_is_receipted_but_the_page_lives(
-    tmp_path: Path, broker: Any, box: Any, free_port: Callable[[], int]
+    tmp_path: Path, broker: Any, box: Any
 ) -> None:
     port = free_port()
     worker = Worker(

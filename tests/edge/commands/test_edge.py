@@ -29,6 +29,8 @@ from trisense.edge.config import (
 )
 from trisense.edge.status.table import StatusTable
 
+from tests.servers import free_port
+
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "deploy" / "edge.sample.toml"
 TRISENSE = (sys.executable, "-m", "trisense.core")
@@ -104,10 +106,7 @@ def committed(spool: Path) -> int:
 @pytest.fixture
 def dead_port() -> int:
     """A port where nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    return free_port()
 
 
 @pytest.fixture

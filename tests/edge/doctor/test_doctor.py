@@ -34,6 +34,7 @@ from trisense.edge.doctor.examine import examine
 from trisense.edge.doctor.model import Check, Finding, Patient, Verdict
 from typer.testing import CliRunner
 
+from tests.servers import free_port
 from tests.usb import Usb, usb_at
 
 CERTIFICATES = Path(__file__).parents[3] / "deploy/mosquitto/certificates.sh"
@@ -383,9 +384,7 @@ class SecureBroker:
     """A Mosquitto with mutual TLS and rights by name."""
 
     def __init__(self, program: str, folder: Path, authority: Path, rights: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         (folder / "acl").write_text(rights)
         (folder / "secure.conf").write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous false\nuser root\n"

@@ -105,6 +105,7 @@ async def test_outside_the_hours_a_backlog_waits_and_live_data_does_not(
     assert set(await stored_seqs(gateway, 2)) == {1, 2}
     status = bench.uplink.status()
     assert (status.allowed, status.limited_by, status.hours_open) == ("live", "hours", False)
+    await bench.settled(but=1)
     assert await bench.door.run(Spool.waiting) == 1
 
     clock.advance(3600)

@@ -27,6 +27,8 @@ from trisense.edge.sending.uplink import Uplink
 from trisense.edge.spool import Cut, Spool
 from trisense.edge.spool.thread import SpoolThread
 
+from tests.servers import free_port, stop
+
 pytestmark = pytest.mark.peer
 
 MOSQUITTO = Path(__file__).parents[3] / "deploy" / "mosquitto"
@@ -37,13 +39,6 @@ class SecureBroker:
     folder: Path
     boxes_port: int
     gateways_port: int
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture
@@ -78,8 +73,7 @@ def secure(mosquitto: str, tmp_path: Path) -> Iterator[SecureBroker]:
             except ConnectionRefusedError:
                 continue
     yield made
-    process.terminate()
-    process.wait()
+    stop(process)
 
 
 def box_config(secure: SecureBroker, *, certificate: bool = True) -> BoxConfig:

@@ -27,6 +27,7 @@ from trisense.edge.sending.link import Connector
 from trisense.edge.spool import Cut, Head, Spool
 
 from tests.edge.peers import BOX, Bench, Gateway, until
+from tests.servers import stop
 
 pytestmark = pytest.mark.peer
 
@@ -251,8 +252,7 @@ def old_broker(tmp_path: Path, broker: Any) -> Iterator[int]:
             socket.create_connection(("127.0.0.1", broker.port), timeout=1).close()
             break
     yield broker.port
-    process.terminate()
-    process.wait()
+    stop(process)
 
 
 async def test_a_broker_of_mqtt_3_only_is_served_too(old_broker: int, bench: Bench, cut: MakeCut) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import time
 import urllib.request
@@ -17,15 +16,15 @@ import pytest
 from trisense.core.errors import LinkError
 from trisense.edge.status.client import Client, find_config, find_socket
 
+from tests.servers import free_port
+
 from .terminal import LIMIT_S, TRISENSE, Terminal
 
 Tell = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def free_address() -> str:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{sock.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 class Box:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import random
 import re
-import socket
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
@@ -16,6 +15,8 @@ from trisense.edge.status.metrics import Series, exposition, series_of
 from trisense.edge.status.model import Status
 from trisense.edge.status.scrape import CLIENTS, MetricsServer
 from trisense.edge.status.table import loopback_address
+
+from tests.servers import free_port
 
 from .conftest import BOX, device, failing
 
@@ -134,9 +135,7 @@ def test_labels_are_escaped() -> None:
 
 @pytest.fixture
 async def port(good: Status) -> AsyncIterator[int]:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        free: int = sock.getsockname()[1]
+    free = free_port()
 
     async def picture() -> Status:
         return good

@@ -28,6 +28,8 @@ from trisense.gateway.live import LiveState
 from trisense.gateway.stores.base import Function, History, Media, Span, StreamRef, Table
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.servers import stop
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
     "--headless",
@@ -324,8 +326,7 @@ def chromium(profile: Path) -> Iterator[str]:
         port, path = announced.read_text().splitlines()[:2]
         yield f"ws://127.0.0.1:{port}{path}"
     finally:
-        process.terminate()
-        process.wait()
+        stop(process)
 
 
 @asynccontextmanager

@@ -95,11 +95,15 @@ class Daybook:
         )
 
     def count(self, spent_bytes: int, *, bulk_bytes: int = 0) -> None:
-        """That much more went over the link, either way; ``bulk_bytes`` of it for backlog and pictures."""
+        """That much more went over the link, either way.
+
+        Of that and of what went before, ``bulk_bytes`` turned out to be for backlog and pictures: that is
+        known once a bundle has arrived.
+        """
         self.used_bytes += spent_bytes
-        self.bulk_bytes += bulk_bytes
+        self.bulk_bytes = min(self.bulk_bytes + bulk_bytes, self.used_bytes)
         self._unsure_bytes += spent_bytes
-        self._live_bytes += max(0, spent_bytes - bulk_bytes)
+        self._live_bytes = max(0.0, self._live_bytes + spent_bytes - bulk_bytes)
 
     def pass_time(self, *, live: bool) -> None:
         """Look at the clock, and begin a new day where there is one; ``live``: live data had the link."""

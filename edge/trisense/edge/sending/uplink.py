@@ -310,8 +310,7 @@ class Uplink:
             return  # it is closed: what went since the last look is lost to the books
         spent = carried - self._carried_bytes
         self._carried_bytes = carried
-        bulk = min(spent, self._sender.bulk_spent_bytes)
-        self._sender.bulk_spent_bytes -= bulk
+        bulk, self._sender.bulk_spent_bytes = self._sender.bulk_spent_bytes, 0
         self._allowance.book.count(spent, bulk_bytes=bulk)
 
     async def _save_book(self, *, exactly: bool = False) -> None:
