@@ -30,6 +30,7 @@ from trisense.core.topics import Lane
 from trisense.core.wire import unpack
 from trisense.edge.clocks.clock import SystemClock
 from trisense.edge.config import load
+from trisense.edge.sending.model import LinkStatus
 from trisense.edge.spool import Cut, Spool, SpoolOptions
 from trisense.edge.spool.thread import SpoolThread
 
@@ -141,6 +142,7 @@ async def _measure(  # noqa: PLR0917  # a bench's own inner part
     listening = asyncio.create_task(gateway.run())
     await gateway.ready.wait()
     bench = Bench(door, load(file), clock)
+    began_s = time.monotonic()
     bench.start()
     while not bench.uplink.connected:  # noqa: ASYNC110  # nothing tells of it
         await asyncio.sleep(0.01)
@@ -159,22 +161,19 @@ async def _measure(  # noqa: PLR0917  # a bench's own inner part
     for task in makers:
         task.cancel()
     await asyncio.sleep(2 * link.delay_s + 2)
-    status = bench.uplink.status()
+    status, took_s = bench.uplink.status(), time.monotonic() - began_s
     await bench.stop()
     listening.cancel()
     await asyncio.gather(listening, *makers, return_exceptions=True)
-    return report(
-        link, gateway, sent_s, status.resent_bytes, status.payload_bytes, status.rate_bytes_s, proxy
-    )
+    return report(link, gateway, sent_s, status, took_s, proxy)
 
 
 def report(  # noqa: PLR0917  # a bench's own inner part
     link: Link,
     gateway: Watch,
     sent_s: dict[Lane, dict[tuple[int, int], float]],
-    resent_bytes: int,
-    payload_bytes: int,
-    rate: float | None,
+    status: LinkStatus,
+    took_s: float,
     proxy: BadLink,
 ) -> bool:
     def late(lane: Lane) -> str:
@@ -187,17 +186,18 @@ def report(  # noqa: PLR0917  # a bench's own inner part
 
     known = set(sent_s[Lane.LIVE]) | set(sent_s[Lane.ALARM])
     drained = sum(key not in known for key in gateway.came_s)
-    share = resent_bytes / max(1, payload_bytes - resent_bytes)
+    share = status.resent_bytes / max(1, status.payload_bytes - status.resent_bytes)
     bulk_s = gateway.longest_bulk_bytes / link.rate_bytes_s
     per_reading = gateway.bytes_of[Lane.BACKLOG] / max(1, drained * DEVICES * FIELDS)
     print(f"{link.name}")
     print(f"  alarm p50/max {late(Lane.ALARM)}   live p50/max {late(Lane.LIVE)}")
     print(
-        f"  backlog: {drained} s drained, {per_reading:.2f} bytes a reading, longest bundle"
-        f" {gateway.longest_bulk_bytes} bytes = {bulk_s:.2f} s (bar {BULK_BAR_S})"
+        f"  backlog: {drained} s drained, {drained / took_s:.1f} x real time,"
+        f" {per_reading:.2f} bytes a reading;"
+        f" longest bundle {gateway.longest_bulk_bytes} bytes = {bulk_s:.2f} s (bar {BULK_BAR_S})"
     )
     print(
-        f"  rate seen {0 if rate is None else rate:,.0f} bytes/s; resets {proxy.resets};"
+        f"  rate seen {status.rate_bytes_s or 0:,.0f} bytes/s; resets {proxy.resets};"
         f" sent again {share:.2f} of the rest (bar {RESENT_BAR})"
     )
     return share <= RESENT_BAR
@@ -208,7 +208,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=15.0, help="how long each link is watched")
-    parser.add_argument("--backlog", type=int, default=20_000, help="seconds of readings that wait")
+    parser.add_argument("--backlog", type=int, default=30_000, help="seconds of readings that wait")
     parser.add_argument("--only", default="", help="links whose name contains this")
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
