@@ -40,6 +40,10 @@ app = typer.Typer(add_completion=False)
 ConfigPath = Annotated[Path, typer.Argument(help="The gateway's TOML file.", metavar="CONFIG")]
 BoxName = Annotated[str, typer.Argument(help="Id of the box.", metavar="BOX")]
 AsJson = Annotated[bool, typer.Option("--json", help="For a program.")]
+Health = Annotated[
+    float | None,
+    typer.Option("--health", min=1, max=3600, help="Seconds it has to prove itself; else the box's own."),
+]
 Timeout = Annotated[
     float, typer.Option("--timeout", min=0.1, max=86_400, help="Seconds to wait for the box.")
 ]
@@ -124,10 +128,7 @@ def config_(
         bool, typer.Option("--withdraw", help="Take back what the broker keeps for a box that is away.")
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="Try one again that the box has given up.")] = False,
-    health_s: Annotated[
-        float | None,
-        typer.Option("--health", min=1, max=3600, help="Seconds it has to prove itself; else the box's own."),
-    ] = None,
+    health_s: Health = None,
     timeout_s: Timeout = 300.0,
     as_json: AsJson = False,
 ) -> None:
