@@ -23,6 +23,7 @@ from trisense.drivers.kit.contract import CELLS, CellName, Conformance
 from trisense.drivers.kit.matrix import Card, judge
 from trisense.drivers.kit.player import TablePlayer
 from trisense.drivers.kit.subject import Setup, Subject, subject_at, subject_of
+from trisense.drivers.lines import SerialLine
 from trisense.drivers.modbus import load_profile
 from trisense.drivers.modbus.profile import DeviceTable, ExampleTable, FieldTable, ReadTable
 from typer.testing import CliRunner
@@ -197,6 +198,22 @@ async def test_a_line_that_a_cancelled_close_leaves_open_is_found(
     monkeypatch.setattr(finder.RangeFinder, "close", close)
     wrong = await found(subject(finder.RangeFinder, contract), "cancel")
     assert "close(), it leaves its line open" in wrong["cancel"]
+
+
+async def test_a_port_that_takes_its_time_to_close_is_no_fault(
+    finder: ModuleType, contract: Conformance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = SerialLine.close
+
+    async def close(line: SerialLine) -> None:
+        async def in_a_while() -> None:
+            await asyncio.sleep(0.2)
+            await whole(line)
+
+        await asyncio.shield(asyncio.create_task(in_a_while()))
+
+    monkeypatch.setattr(SerialLine, "close", close)
+    assert await found(subject(finder.RangeFinder, contract), "cancel") == {}
 
 
 # --- a device that answers --------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Generator
 from contextlib import aclosing
 from pathlib import Path
@@ -18,8 +19,8 @@ from trisense.drivers.sdk import Driver, PolledDriver, StreamingDriver
 __all__ = ["cancel_everywhere"]
 
 MOST_AWAITS: Final = 64
-SETTLE_TURNS: Final = 20
-"""Turns of the loop in which what a closed driver began may end."""
+SETTLE_S: Final = 2.0
+"""In which what a closed driver began may end: on a busy machine also closing a port takes its time."""
 
 
 class CancelAt:
@@ -118,11 +119,12 @@ async def cancel_everywhere(subject: Subject, setup: Setup, folder: Path) -> str
         for number in range(1, MOST_AWAITS + 1):
             if not await _cancelled(trial.driver(), number, 2 * trial.patience_s):
                 break
-            await _settled(mine, number)
+            await _settled(mine, f"await {number}")
             trial.device.forget()
         for close_number in range(1, MOST_AWAITS + 1):
             if not await _close_cancelled(trial, close_number):
                 break
+            await _settled(mine, f"await {close_number} of close()")
         driver = trial.driver()
         try:
             async with asyncio.timeout(2 * trial.patience_s):
@@ -183,10 +185,9 @@ async def _over(wrapped: CancelAt, deadline_s: float, where: str) -> asyncio.Tas
     return task
 
 
-async def _settled(mine: set[asyncio.Task[Any]], number: int) -> None:
-    for _ in range(SETTLE_TURNS):
-        left = [task for task in asyncio.all_tasks() - mine if not task.get_name().startswith("kit:")]
-        if not left:
-            return
+async def _settled(mine: set[asyncio.Task[Any]], where: str) -> None:
+    until_s = time.monotonic() + SETTLE_S
+    while left := [task for task in asyncio.all_tasks() - mine if not task.get_name().startswith("kit:")]:
+        if time.monotonic() > until_s:
+            raise Broken(f"cancelled at {where}, it leaves a task: {left[0].get_coro()}")
         await asyncio.sleep(PAUSE_S)
-    raise Broken(f"cancelled at await {number}, it leaves a task: {left[0].get_coro()}")
