@@ -31,6 +31,7 @@ from trisense.core.wire import unpack
 from trisense.edge.clocks.clock import SystemClock
 from trisense.edge.config import load
 from trisense.edge.spool import Cut, Spool
+from trisense.sims.processes import free_port
 
 ENDPOINTS = UNITS = 8
 NS = 1_000_000_000
@@ -39,13 +40,6 @@ CPU_TARGET, MEMORY_TARGET_MB, BYTES_TARGET, DRAIN_TARGET_S = 0.06, 64, 2.0, 300.
 START_S, DRAIN_LIMIT_S = 60.0, 120.0
 """A bench that cannot begin or end must say so."""
 DAY_READINGS = 86_400 * 600
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextmanager

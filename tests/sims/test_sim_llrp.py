@@ -165,6 +165,15 @@ async def test_keepalives_come_at_their_period_and_missed_acks_end_the_connectio
         assert await client.reader.read() == b""
 
 
+async def test_acks_keep_the_connection() -> None:
+    async with peer(reader()) as client:
+        assert await client.ask(3, 13, b"\0" + struct.pack(">HHBI", 220, 9, 1, 20)) == 0
+        for _ in range(8):
+            type_, id_, _ = await client.read()
+            assert type_ == 62
+            client.writer.write(struct.pack(">HII", 1 << 10 | 72, 10, id_))
+
+
 async def test_the_golden_configuration_is_understood() -> None:
     sim = reader()
     async with peer(sim) as client:

@@ -232,6 +232,23 @@ def test_a_backlog_leaves_the_rest_of_the_day_to_live_data(make: Make, clock: Fa
     assert look(allowance) is Allowed.EVERYTHING
 
 
+def test_a_bundle_that_arrived_after_a_look_at_the_books_was_never_live_data(
+    make: Make, clock: FakeClock
+) -> None:
+    allowance = make(daily_bytes=DAILY)
+    look(allowance)
+    spend_live(allowance, clock, 10, 1200)
+    book, rate = allowance.book, allowance.book.live_bytes_s()
+    assert rate == pytest.approx(10, rel=0.01)
+    book.count(50_000)
+    book.count(0, bulk_bytes=50_000)
+    assert (book.used_bytes, book.bulk_bytes) == (62_000, 50_000)
+    assert book.live_bytes_s() == pytest.approx(rate)
+
+    book.count(0, bulk_bytes=90_000)  # an estimate that was too high
+    assert (book.bulk_bytes, book.live_bytes_s()) == (62_000, 0)
+
+
 def test_a_backlog_has_its_own_share_of_the_day_even_where_live_data_wants_all(
     make: Make, clock: FakeClock
 ) -> None:
